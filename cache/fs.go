@@ -1,0 +1,78 @@
+package cache
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is the part of a file system that the disk tier needs; tests put one before the real one that runs out of room,
+// fails or crashes at the n-th operation. Names are paths as the os package takes them.
+type FS interface {
+	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
+	Rename(from, to string) error
+	Remove(name string) error
+	MkdirAll(dir string, perm fs.FileMode) error
+	ReadDir(dir string) ([]fs.DirEntry, error)
+	Lstat(name string) (fs.FileInfo, error)
+	SyncFS(dir string) error                         // everything that was written to dir's file system
+	Space(dir string) (free, total int64, err error) // bytes
+}
+
+// File is an open file. *os.File is one; where a File is an *os.File, its bytes go to sockets by sendfile.
+type File interface {
+	io.Reader
+	io.Seeker
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Sync() error
+}
+
+// osFS is the operating system's file system.
+type osFS struct{}
+
+// OpenFile never follows a link and never waits for a pipe's other end: what stands in the store under a blob's name
+// is a regular file or it is nothing of ours.
+func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, perm)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (osFS) Rename(from, to string) error                { return os.Rename(from, to) }
+func (osFS) Remove(name string) error                    { return os.Remove(name) }
+func (osFS) MkdirAll(dir string, perm fs.FileMode) error { return os.MkdirAll(dir, perm) }
+func (osFS) ReadDir(dir string) ([]fs.DirEntry, error)   { return os.ReadDir(dir) }
+func (osFS) Lstat(name string) (fs.FileInfo, error)      { return os.Lstat(name) }
+
+func (osFS) SyncFS(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+}
+
+func (osFS) Space(dir string) (free, total int64, err error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, 0, err
+	}
+	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
+}
+
+// datasync makes f's bytes durable. A failed sync is never tried again on the same file: the kernel may have dropped
+// the pages and would report success.
+func datasync(f File) error {
+	if d, ok := f.(interface{ Fd() uintptr }); ok {
+		return unix.Fdatasync(int(d.Fd()))
+	}
+	return f.Sync()
+}
