@@ -49,7 +49,22 @@ func (b *Blob) Prove(ctx context.Context) error { panic("not yet") }
 func (b *Blob) Close() error { panic("not yet") }
 
 // Stats are the cache's counters since start, and its gauges now.
-type Stats struct{}
+type Stats struct {
+	Opened      [4]uint64 // answers by Tier: FromMemory, FromDisk, FromFlight, FromUpstream
+	Sent        uint64    // bytes handed to readers
+	Fetched     uint64    // bytes taken from the source
+	Landed      uint64    // things proven and kept
+	Evicted     uint64    // things removed to make room
+	Corrupt     uint64    // things whose bytes were wrong: from the source, or on disk
+	Revalidated uint64    // names asked for again because they had aged
+	Stale       uint64    // answers with a name that had aged and could not be asked for
+	Flights     int       // downloads under way
+	DiskBytes   int64     // on the books, what is being fetched included
+	DiskBudget  int64
+	DiskEntries int
+	Scanned     bool // the scan after the start is over: DiskBytes is exact
+	MemoryBytes int64
+}
 
 // Stats reads the counters.
 func (c *Cache) Stats() Stats { panic("not yet") }
