@@ -1,0 +1,75 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Config is one upstream registry. Only Name must be set.
+type Config struct {
+	Name string // as image names spell it: "docker.io", "registry.corp:5000"
+
+	// Endpoints are the base URLs at which the registry is asked, in this order: the mirrors first, the registry
+	// itself last. None: https://Name (for docker.io: https://registry-1.docker.io). A path before "/v2" is kept
+	// ("https://nexus.corp/repository/docker"); one after it is put before the name of each repository
+	// ("https://harbor.corp/v2/hub" asks for hub/library/alpine).
+	Endpoints []string
+
+	Credentials  []Credential // the first that is not refused is used
+	DockerConfig string       // a docker config.json to look each endpoint's login up in, credential helpers included
+
+	// Realms are the token servers that the credentials may go to, besides those that are known to belong to the
+	// registry: "auth.corp", "auth.corp:8443", or "http://auth.corp:8080" where it has no TLS.
+	Realms []string
+
+	// RedirectHosts are the hosts that answers may redirect to although their address is private, although the way
+	// there is plain http, or although only a proxy resolves them: "minio.corp", "minio.corp:9000", "*.cdn.corp",
+	// "10.1.0.0/16".
+	RedirectHosts []string
+
+	CAFile             string // certificates to trust besides the system's (PEM)
+	CertFile, KeyFile  string // our own certificate for the endpoints (PEM); read anew for each handshake
+	InsecureSkipVerify bool   // do not verify the endpoints' certificates; those of realms and redirects are
+
+	Fetches int // blob downloads at a time; 0: 64
+}
+
+// Credential is a login at an upstream's endpoints.
+type Credential struct {
+	Username     string
+	Password     Secret
+	PasswordFile string // read anew whenever it is needed; the last line break is not part of the password
+	Endpoint     string // "host" or "host:port" of the only endpoint it is for; empty: every endpoint of the upstream
+}
+
+// Options are what all upstreams have in common. The zero value works.
+type Options struct {
+	AnyUpstream bool     // registries without a Config are asked too, at https://NAME, never at private addresses
+	ID          string   // this instance's name among proxies (HTTP's Via), to find loops; empty: "tidepool"
+	Version     string   // for the User-Agent; empty: "dev"
+	Timeouts    Timeouts // zero fields take their defaults
+
+	// Proxy says through which proxy a request goes. nil: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY have it.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// Dial replaces the network, for tests. It is given names as they are, unless Resolver is set too: then it is given
+	// addresses that the guard has let pass.
+	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	Resolver *net.Resolver // nil: the system's
+
+	Log *zap.Logger // nil: silence
+}
+
+// Timeouts tell a dead upstream from a slow one. There is none for the whole of a blob.
+type Timeouts struct {
+	Connect  time.Duration // for one TCP connection; 0: 5 s
+	TLS      time.Duration // for one handshake; 0: 10 s
+	Headers  time.Duration // from a request to the head of its answer; 0: 15 s
+	Stall    time.Duration // without a byte of a body; 0: 15 s
+	Document time.Duration // for the whole of a manifest, a page of a list or a token; 0: 1 minute
+}
