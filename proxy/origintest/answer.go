@@ -74,6 +74,12 @@ func redirect(url string) *answer {
 // body makes all of c what goes out.
 func (a *answer) body(c *Content) { a.content, a.off, a.n = c, 0, c.Size() }
 
+// foreign makes all of c what goes out where other content was meant: it does not count as having been sent.
+func (a *answer) foreign(c *Content) {
+	a.body(c)
+	a.digest, a.noRange = cache.Digest{}, true
+}
+
 // replace makes a say what b says, and keeps how it is said.
 func (a *answer) replace(b *answer) {
 	a.status, a.header, a.content, a.off, a.n = b.status, b.header, b.content, b.off, b.n

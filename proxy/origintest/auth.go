@@ -1,6 +1,7 @@
 package origintest
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -20,6 +21,8 @@ type TokenServer struct {
 	Life    time.Duration          // how long tokens are good for; 0: 5 minutes
 	Answer  func(m map[string]any) // changes the answer (token, access_token, expires_in, issued_at); nil: as it is
 }
+
+const service = "origintest"
 
 // guard is who may come in. The zero value lets everybody in.
 type guard struct {
@@ -82,12 +85,6 @@ func (o *Origin) RequireBasic() {
 func (o *Origin) RequireToken(s TokenServer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if s.Service == "" {
-		s.Service = "origintest"
-	}
-	if s.Life == 0 {
-		s.Life = 5 * time.Minute
-	}
 	o.guard.scheme, o.guard.server = "Bearer", s
 }
 
@@ -142,10 +139,10 @@ func (o *Origin) admitToken(req *Request, r *http.Request) *answer {
 func (g *guard) challenge(req *Request, r *http.Request, realm, problem string) *answer {
 	a := refuse(http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 	if g.scheme == "Basic" && realm == "" {
-		a.header.Set("WWW-Authenticate", `Basic realm="origintest"`)
+		a.header.Set("WWW-Authenticate", `Basic realm="`+service+`"`)
 		return a
 	}
-	c := fmt.Sprintf("Bearer realm=%q,service=%q", g.realm(r, realm), g.server.Service)
+	c := fmt.Sprintf("Bearer realm=%q,service=%q", g.realm(r, realm), cmp.Or(g.server.Service, service))
 	if req.Repo != "" {
 		c += fmt.Sprintf(",scope=%q", "repository:"+req.Repo+":pull")
 	}
@@ -183,7 +180,8 @@ func (o *Origin) token(r *http.Request) *answer {
 		return refuse(http.StatusUnauthorized, "UNAUTHORIZED", "wrong name or password")
 	}
 	server := o.guard.server
-	g := grant{Repos: []string{}, Expires: time.Now().Add(server.Life), Epoch: o.guard.epoch}
+	life := cmp.Or(server.Life, 5*time.Minute)
+	g := grant{Repos: []string{}, Expires: time.Now().Add(life), Epoch: o.guard.epoch}
 	for _, scope := range r.URL.Query()["scope"] {
 		for one := range strings.FieldsSeq(scope) {
 			repo := pullable(one)
@@ -194,7 +192,7 @@ func (o *Origin) token(r *http.Request) *answer {
 	}
 	text := o.seal(g)
 	m := map[string]any{
-		"token": text, "access_token": text, "expires_in": int(server.Life.Seconds()),
+		"token": text, "access_token": text, "expires_in": int(life.Seconds()),
 		"issued_at": time.Now().UTC().Format(time.RFC3339),
 	}
 	if server.Answer != nil {

@@ -17,6 +17,17 @@ func (r *Rule) CutAt(n int64) *Rule {
 	})
 }
 
+// ResetAt is CutAt with a TCP reset, by which the client may lose bytes that were already on their way.
+func (r *Rule) ResetAt(n int64) *Rule {
+	return r.stopAt(n, func(x *exchange) {
+		r.arrive()
+		if w, ok := x.r.Context().Value(wireKey{}).(*wire); ok {
+			w.reset()
+		}
+		x.abort()
+	})
+}
+
 // StallAt goes silent after n bytes of the body, until the request ends or Release.
 func (r *Rule) StallAt(n int64) *Rule { return r.stopAt(n, r.hold) }
 
@@ -114,8 +125,8 @@ func (r *Rule) NoContent() *Rule {
 // Endless answers with the right header and a body that never ends.
 func (r *Rule) Endless() *Rule {
 	return r.spoil(func(a *answer) {
-		a.noLength, a.noRange = true, true
-		a.body(endless())
+		a.noLength = true
+		a.foreign(endless())
 	})
 }
 
@@ -131,8 +142,7 @@ func (r *Rule) Gzip() *Rule {
 		_, _ = z.Write(a.content.Bytes())
 		_ = z.Close()
 		a.header.Set("Content-Encoding", "gzip")
-		a.noRange = true
-		a.body(Bytes(buf.Bytes()))
+		a.foreign(Bytes(buf.Bytes()))
 	})
 }
 

@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 )
 
@@ -25,11 +25,16 @@ type Server struct {
 	URL string // "http://127.0.0.1:1234"
 	CA  *CA    // who signed the certificate; nil: plain http
 
-	origin  *Origin
-	tls     *tls.Config
-	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	origin *Origin
+	tls    *tls.Config
+	http1  bool
+	listen func() (net.Listener, error) // at the same address, again
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
 	running *http.Server
-	over    sync.WaitGroup // Serve and every handler
+	over    sync.WaitGroup // Serve and every handler; none is added once closed
 }
 
 // Listen serves o on a free port of 127.0.0.1, over TLS where t is not nil.
@@ -40,13 +45,15 @@ func Listen(o *Origin, t *TLS) (*Server, error) {
 		if s.CA, s.tls, err = t.config(); err != nil {
 			return nil, fmt.Errorf("make a certificate: %w", err)
 		}
-		s.URL = "https://"
+		s.URL, s.http1 = "https://", t.HTTP1
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	s.URL += l.Addr().String()
+	addr := l.Addr().String()
+	s.URL += addr
+	s.listen = func() (net.Listener, error) { return net.Listen("tcp", addr) }
 	s.serve(l)
 	return s, nil
 }
@@ -81,18 +88,30 @@ func ServeIn(t TB, n *Net, addr string, o *Origin) *Server {
 		t.Fatalf("serve the origin: %v", err)
 	}
 	s := &Server{origin: o, dial: n.DialContext, URL: "http://" + addr}
+	s.listen = func() (net.Listener, error) { return n.Listen(addr) }
 	s.serve(l)
 	t.Cleanup(s.Close)
 	return s
 }
 
-// Server returns an http.Server of this origin that counts its connections and can be paced by them.
+// Dead returns the address of a host that refuses every connection.
+func Dead(t TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("find a free port: %v", err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+// Server returns an http.Server of this origin that knows its connections: they are counted and can be paced.
 func (o *Origin) Server() *http.Server {
 	return &http.Server{
 		Handler:  o,
 		ErrorLog: log.New(io.Discard, "", 0), // faults are meant
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, pacerKey{}, &pacer{})
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, wireKey{}, &wire{conn: c})
 		},
 		ConnState: func(c net.Conn, s http.ConnState) {
 			o.log.change(func() { o.log.note(c, s) })
@@ -100,24 +119,38 @@ func (o *Origin) Server() *http.Server {
 	}
 }
 
-// note keeps the books of open connections.
-func (j *journal) note(c net.Conn, s http.ConnState) {
-	if j.conns == nil {
-		j.conns = map[net.Conn]struct{}{}
+// wireKey finds the connection that a request came by in its context.
+type wireKey struct{}
+
+// wire is a connection and its timetable.
+type wire struct {
+	conn  net.Conn
+	pacer pacer
+}
+
+// reset makes the connection end with a reset instead of a farewell.
+func (w *wire) reset() {
+	c := w.conn
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
 	}
-	j.conns[c] = struct{}{}
-	if s == http.StateClosed || s == http.StateHijacked {
-		delete(j.conns, c)
+	if t, ok := c.(*net.TCPConn); ok {
+		// Of no interest where it fails: the connection is gone.
+		_ = t.SetLinger(0)
 	}
 }
 
 func (s *Server) serve(l net.Listener) {
 	srv := s.origin.Server()
 	srv.Handler = s.counted(srv.Handler)
-	s.running = srv
-	if s.tls != nil {
-		srv.TLSConfig = s.tls.Clone()
+	srv.TLSConfig = s.tls.Clone()
+	if s.http1 {
+		srv.Protocols = new(http.Protocols)
+		srv.Protocols.SetHTTP1(true)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed, s.running = false, srv
 	s.over.Go(func() {
 		// It ends by Close, or because the listener was closed under it: nobody to tell.
 		if s.tls != nil {
@@ -131,24 +164,37 @@ func (s *Server) serve(l net.Listener) {
 // counted lets Close wait for handlers, which http.Server does not.
 func (s *Server) counted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.over.Add(1)
+		if !s.enter() {
+			panic(http.ErrAbortHandler)
+		}
 		defer s.over.Done()
 		h.ServeHTTP(w, r)
 	})
 }
 
-// Close breaks every connection, frees the port and waits until all is over. It may be called twice.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.over.Add(1)
+	}
+	return !s.closed
+}
+
+// Close breaks every connection, frees the address and waits until all is over. It may be called twice.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	_ = s.running.Close() // of no interest: it is gone
 	s.over.Wait()
 }
 
 // Reopen serves again at the address that Close freed: the hub is back.
 func (s *Server) Reopen() error {
-	addr := s.Addr()
-	l, err := net.Listen("tcp", addr)
+	l, err := s.listen()
 	if err != nil {
-		return fmt.Errorf("reopen %s: %w", addr, err)
+		return fmt.Errorf("reopen %s: %w", s.URL, err)
 	}
 	s.serve(l)
 	return nil
@@ -156,7 +202,7 @@ func (s *Server) Reopen() error {
 
 // Addr is the host and port of URL.
 func (s *Server) Addr() string {
-	_, addr, _ := cutScheme(s.URL)
+	_, addr, _ := strings.Cut(s.URL, "://")
 	return addr
 }
 
@@ -178,6 +224,3 @@ func (s *Server) Client() *http.Client {
 		},
 	}
 }
-
-// errRefused is what dialling an address says where nobody listens.
-var errRefused = errors.New("connection refused")

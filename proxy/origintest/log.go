@@ -97,6 +97,17 @@ func (j *journal) await(ctx context.Context, done func() bool) error {
 	}
 }
 
+// note keeps the books of open connections.
+func (j *journal) note(c net.Conn, s http.ConnState) {
+	if j.conns == nil {
+		j.conns = map[net.Conn]struct{}{}
+	}
+	j.conns[c] = struct{}{}
+	if s == http.StateClosed || s == http.StateHijacked {
+		delete(j.conns, c)
+	}
+}
+
 func (j *journal) matching(matches []Match) []Request {
 	var out []Request
 	for _, rec := range j.records {

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
+	"syscall"
 )
 
 // Net is a network in memory: listeners by address, connections by net.Pipe, so that servers and clients can live in
@@ -37,13 +37,13 @@ func (n *Net) Listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// DialContext connects to an address that somebody listens on; else the connection is refused.
+// DialContext connects to an address that somebody listens on; else it is refused, as by a host that is up.
 func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	l := n.listeners[addr]
 	n.mu.Unlock()
 	if l == nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(addr), Err: errRefused}
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(addr), Err: syscall.ECONNREFUSED}
 	}
 	return l.dial(ctx)
 }
@@ -72,7 +72,7 @@ func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 	case l.conns <- server:
 		return client, nil
 	case <-l.done:
-		return nil, &net.OpError{Op: "dial", Net: "pipe", Addr: l.addr, Err: errRefused}
+		return nil, &net.OpError{Op: "dial", Net: "pipe", Addr: l.addr, Err: syscall.ECONNREFUSED}
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -104,6 +104,3 @@ type pipeAddr string
 
 func (pipeAddr) Network() string  { return "pipe" }
 func (a pipeAddr) String() string { return string(a) }
-
-// cutScheme splits "http://host:port" into its scheme and the rest.
-func cutScheme(url string) (scheme, rest string, ok bool) { return strings.Cut(url, "://") }

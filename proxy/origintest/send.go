@@ -114,23 +114,24 @@ func (x *exchange) pacers(a *answer) (ps []*pacer) {
 	x.o.mu.Lock()
 	rate := x.o.connRate
 	x.o.mu.Unlock()
-	if p, ok := x.r.Context().Value(pacerKey{}).(*pacer); ok && rate > 0 {
-		p.mu.Lock()
-		p.rate = rate
-		p.mu.Unlock()
-		ps = append(ps, p)
+	if w, ok := x.r.Context().Value(wireKey{}).(*wire); ok && rate > 0 {
+		w.pacer.set(rate)
+		ps = append(ps, &w.pacer)
 	}
 	return ps
 }
-
-// pacerKey finds a connection's pacer in its requests' contexts.
-type pacerKey struct{}
 
 // pacer lets bytes go at a rate. It keeps a timetable, so that a sleep that took too long is made up for.
 type pacer struct {
 	mu   sync.Mutex
 	rate int64 // bytes per second
 	next time.Time
+}
+
+func (p *pacer) set(rate int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = rate
 }
 
 const (

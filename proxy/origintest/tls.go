@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"slices"
 	"time"
 )
 
@@ -20,6 +19,8 @@ type TLS struct {
 	Names    []string  // host names and addresses in the certificate; empty: those of this machine
 	NotAfter time.Time // when the certificate expires; zero: in a day
 	HTTP1    bool      // no HTTP/2
+	Clients  *CA       // who signs the certificates that clients must have; nil: they need none
+	Version  uint16    // the only version spoken, tls.VersionTLS10 to show its age; 0: the current ones
 }
 
 // CA is a certificate authority for one test.
@@ -93,15 +94,15 @@ func (t TLS) config() (*CA, *tls.Config, error) {
 		}
 	}
 	if len(t.Names) == 0 {
-		t.Names = slices.Clone([]string{"127.0.0.1", "::1", "localhost"})
+		t.Names = []string{"127.0.0.1", "::1", "localhost"}
 	}
 	if t.NotAfter.IsZero() {
 		t.NotAfter = time.Now().Add(24 * time.Hour)
 	}
 	cert, err := t.CA.Issue(t.NotAfter, t.Names...)
-	c := &tls.Config{Certificates: []tls.Certificate{cert}}
-	if t.HTTP1 {
-		c.NextProtos = []string{"http/1.1"}
+	c := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: t.Version, MaxVersion: t.Version}
+	if t.Clients != nil {
+		c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, t.Clients.Pool()
 	}
 	return t.CA, c, err
 }
