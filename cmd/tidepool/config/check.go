@@ -1,0 +1,194 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// check finds what is wrong with values that are right one by one. Each fault stands where the value was said.
+func (l *layers) check() {
+	l.checkServers()
+	l.checkStore()
+	if !l.known(l.DefaultUpstream) {
+		l.wrong("default_upstream", "%q is not configured: list it under upstreams", l.DefaultUpstream)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Upstreams)) {
+		l.checkUpstream(name, l.Upstreams[name])
+	}
+	for _, host := range slices.Sorted(maps.Keys(l.Hosts)) {
+		l.checkHost(host, l.Hosts[host])
+	}
+	l.checkTags()
+}
+
+// known reports whether an upstream is configured, for all that could be read.
+func (l *layers) known(upstream string) bool {
+	return l.Upstreams[upstream] != nil || slices.Contains(l.bad, "upstreams")
+}
+
+// wrong notes a fault at the place where key was said, or the nearest thing around it. It keeps silent where the
+// reason may be a value that could not be read, which has been said already.
+func (l *layers) wrong(key, format string, args ...any) {
+	for _, bad := range l.bad {
+		if within(key, bad) || within(bad, key) {
+			return
+		}
+	}
+	l.fault(l.place(key), "%s: %s", key, fmt.Sprintf(format, args...))
+}
+
+// within reports whether key is outer or a part of it.
+func within(key, outer string) bool {
+	rest, ok := strings.CutPrefix(key, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// place is where key was said. What is a default is blamed on what was said around it; failing that, on the file.
+func (l *layers) place(key string) Origin {
+	for {
+		at, ok := l.origins[key]
+		if ok || key == "" {
+			if !ok && l.File != "" {
+				at = Origin{File: l.File, Line: 1, Column: 1}
+			}
+			return at
+		}
+		key = key[:max(strings.LastIndexAny(key, ".["), 0)]
+	}
+}
+
+func (l *layers) checkServers() {
+	if l.Listen == Off {
+		l.wrong("listen", "a server must listen somewhere")
+	}
+	if l.Admin == l.Listen && !strings.HasSuffix(string(l.Listen), ":0") {
+		l.wrong("admin", "%s is where clients come in: choose another port", l.Admin)
+	}
+}
+
+func (l *layers) checkStore() {
+	if l.Data == "" {
+		l.wrong("data", "there is no home directory to keep data in: name a directory with --data")
+		return
+	}
+	total := space(l.Data)
+	if limit := total / 100 * maxPercent; total > 0 && int64(l.Disk.Bytes) > limit && !l.Overcommit {
+		l.wrong("disk", "%s is more than the file system of %s can hold (%s, of which %d %% stay free): say less, or overcommit: true where it grows",
+			l.Disk, l.Data, Size(total), 100-maxPercent)
+	}
+}
+
+// space is the size of the file system that dir is on, or will be; 0: unknown.
+func space(dir string) int64 {
+	for {
+		var s unix.Statfs_t
+		err := unix.Statfs(dir, &s)
+		if err == nil {
+			return int64(s.Blocks) * s.Bsize
+		}
+		parent := filepath.Dir(dir)
+		if !os.IsNotExist(err) || parent == dir {
+			return 0
+		}
+		dir = parent
+	}
+}
+
+// An upstream's name is what stands before the first slash of an image's name.
+var upstreamName = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]{1,5})?$`)
+
+func (l *layers) checkUpstream(name string, u *Upstream) {
+	key := "upstreams." + name
+	if !upstreamName.MatchString(name) {
+		l.wrong(key, "no image name begins with this: want a host in lower case, as registry.corp or registry.corp:5000")
+		return
+	}
+	if _, said := l.origins[key+".endpoints"]; !said && !strings.ContainsAny(name, ".:") && name != "localhost" {
+		l.wrong(key, "this is no host that could be asked: say its endpoints")
+	}
+	if (u.CertFile == "") != (u.KeyFile == "") {
+		l.wrong(key, "cert_file and key_file go together")
+	}
+	if u.Fetches < 1 {
+		l.wrong(key+".fetches", "want at least 1")
+	}
+	l.checkLogins(key, u)
+}
+
+func (l *layers) checkLogins(key string, u *Upstream) {
+	for i, c := range u.Credentials {
+		at := fmt.Sprintf("%s.credentials[%d]", key, i)
+		if c.Username == "" {
+			l.wrong(at, "a login needs a username")
+		}
+		if c.PasswordFile == "" && c.Password == "" {
+			l.wrong(at, "a login needs a password_file, or the variable %s", passwordPrefix+variableName(strings.TrimPrefix(key, "upstreams.")))
+		}
+		if c.PasswordFile != "" {
+			l.checkFile(at+".password_file", c.PasswordFile)
+		}
+	}
+	for i, e := range u.Endpoints {
+		if e.exposed() && len(u.Credentials) > 0 && !u.CleartextLogin {
+			l.wrong(fmt.Sprintf("%s.endpoints[%d]", key, i), "the login would cross the network unencrypted: use https, or say cleartext_login: true")
+		}
+	}
+	for field, file := range map[string]string{"docker_config": u.DockerConfig, "ca_file": u.CAFile, "cert_file": u.CertFile, "key_file": u.KeyFile} {
+		if file != "" {
+			l.checkFile(key+"."+field, file)
+		}
+	}
+}
+
+// checkFile finds out now what would else be found out by the first client.
+func (l *layers) checkFile(key, name string) {
+	f, err := os.Open(name)
+	if err != nil {
+		l.wrong(key, "%v", err)
+		return
+	}
+	_ = f.Close() // only read
+}
+
+// A Host header, with or without its port.
+var hostName = regexp.MustCompile(`^[a-z0-9]+([.-]+[a-z0-9]+)*(:[0-9]{1,5})?$`)
+
+func (l *layers) checkHost(host, upstream string) {
+	key := "hosts." + host
+	if !hostName.MatchString(host) {
+		l.wrong(key, "want a host name in lower case, as ghcr.mirror.corp")
+	}
+	if !l.known(upstream) {
+		l.wrong(key, "the upstream %q is not configured", upstream)
+	}
+}
+
+func (l *layers) checkTags() {
+	all := -1 // the rule that leaves nothing for those behind it
+	for i, rule := range l.Tags {
+		key := fmt.Sprintf("tags[%d]", i)
+		registry, one := rule.Match.registry()
+		switch {
+		case rule.Match == "":
+			l.wrong(key, "a rule needs a match")
+		case all >= 0:
+			l.wrong(key, "no tag comes this far: rule %d matches all of them", all+1)
+		case one && !l.known(registry) && !l.AnyUpstream:
+			l.wrong(key+".match", "%q can match no name: the upstream %q is not configured", rule.Match, registry)
+		}
+		_, listed := l.origins[key]
+		if _, said := l.origins[key+".fresh"]; listed && !said {
+			l.wrong(key, "a rule says how long its tags are fresh")
+		}
+		if rule.Match == "**" && all < 0 {
+			all = i
+		}
+	}
+}

@@ -1,0 +1,136 @@
+// Package config reads what tidepool is told: flags over TIDEPOOL_ variables over one YAML file over defaults.
+//
+// Its invariant: a Config that Load returns without Faults is complete and free of contradictions, and of every value
+// it is known where it came from.
+package config
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/tidepool-oci/tidepool/proxy/upstream"
+)
+
+// Config is everything that can be told, in the shape of the file. The doc tags are the one text of the flags' help,
+// of the JSON Schema and of config show's errors.
+type Config struct {
+	Listen          Address              `yaml:"listen" doc:"where clients come in: host:port, or :port for every address"`
+	Admin           Address              `yaml:"admin" doc:"where health and metrics are served: host:port, or off"`
+	Data            string               `yaml:"data" doc:"directory of the store"`
+	Disk            Budget               `yaml:"disk" doc:"budget of the disk tier: a size, or a share of the file system"`
+	Overcommit      bool                 `yaml:"overcommit" doc:"accept a disk budget that the file system cannot hold today, as on a volume that grows"`
+	Memory          Size                 `yaml:"memory" doc:"budget of the memory tier"`
+	DefaultUpstream string               `yaml:"default_upstream" doc:"the upstream of names without a host"`
+	AnyUpstream     bool                 `yaml:"any_upstream" doc:"pull from hosts that are not configured too, except from private addresses"`
+	WellKnown       bool                 `yaml:"well_known" doc:"know docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com and public.ecr.aws without their being listed"`
+	ShutdownDelay   Duration             `yaml:"shutdown_delay" doc:"how long to go on accepting after SIGTERM, with /readyz already refusing"`
+	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end after that"`
+	Log             Log                  `yaml:"log"`
+	Upstreams       map[string]*Upstream `yaml:"upstreams" doc:"the registries that may be pulled from, by the names clients use"`
+	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
+	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
+	Ranges          Ranges               `yaml:"ranges" doc:"whether a range of what is still arriving goes out as it came, or waits until the digest is proven"`
+	Fill            Fill                 `yaml:"fill" doc:"when a blob of which only ranges are asked for is fetched whole: once half is held, at once, or never"`
+	Scrub           Rate                 `yaml:"scrub" doc:"how fast the store is read over in search of rot, or off"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  LogLevel  `yaml:"level" doc:"the least urgent line that is logged"`
+	Format LogFormat `yaml:"format" doc:"how lines look"`
+}
+
+// Upstream is one registry that is pulled from.
+type Upstream struct {
+	Endpoints          []Endpoint   `yaml:"endpoints" doc:"base URLs, tried in order; without any, https:// and the upstream's name"`
+	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
+	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, to take the login from"`
+	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
+	Realms             []string     `yaml:"realms" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
+	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
+	CAFile             string       `yaml:"ca_file" doc:"PEM file of authorities to trust for this upstream besides the system's"`
+	CertFile           string       `yaml:"cert_file" doc:"PEM file of our client certificate"`
+	KeyFile            string       `yaml:"key_file" doc:"PEM file of its key"`
+	InsecureSkipVerify bool         `yaml:"insecure_skip_verify" doc:"accept any certificate"`
+	Prefix             bool         `yaml:"prefix" doc:"let this upstream's name be a path prefix although it has no dot or colon in it"`
+	Fetches            int          `yaml:"fetches" doc:"downloads from this upstream at a time"`
+}
+
+// Credential is one login.
+type Credential struct {
+	Username     string          `yaml:"username" doc:"account"`
+	PasswordFile string          `yaml:"password_file" doc:"file that holds the password or token; read anew whenever it is needed, its last line end does not count"`
+	Endpoint     string          `yaml:"endpoint" doc:"host of the only endpoint that it is for; without it, all of the upstream's"`
+	Password     upstream.Secret `yaml:"-"` // from the environment only
+}
+
+// TagRule says how long the tags that it matches need no asking.
+type TagRule struct {
+	Match Pattern  `yaml:"match" doc:"pattern over registry/repository:tag; ** crosses slashes, * does not"`
+	Fresh Duration `yaml:"fresh" doc:"how long a tag needs no asking"`
+}
+
+// wellKnown are the registries that everybody pulls from.
+var wellKnown = []string{
+	"docker.io", "gcr.io", "ghcr.io", "mcr.microsoft.com", "public.ecr.aws", "quay.io", "registry.k8s.io",
+}
+
+// Default is what holds where nothing is said, before the well-known upstreams are added.
+func Default() Config {
+	return Config{
+		Listen:          "127.0.0.1:5000",
+		Admin:           "127.0.0.1:5001",
+		Data:            defaultData(),
+		Disk:            Budget{Percent: 80},
+		Memory:          64 << 20,
+		DefaultUpstream: "docker.io",
+		WellKnown:       true,
+		Drain:           Duration(30 * time.Second),
+		Log:             Log{Level: "info", Format: "console"},
+		Tags:            []TagRule{{Match: "**", Fresh: Duration(5 * time.Minute)}},
+		Ranges:          "arrived",
+		Fill:            "auto",
+		Scrub:           8 << 20,
+	}
+}
+
+// defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
+const defaultFetches = 64
+
+// defaultData is empty where the user has no home: then it must be said.
+func defaultData() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "tidepool")
+}
+
+// complete adds what follows from the rest: the well-known upstreams, and what an upstream does not say.
+func (c *Config) complete() {
+	all := map[string]*Upstream{}
+	if c.WellKnown {
+		for _, name := range wellKnown {
+			all[name] = new(Upstream)
+		}
+	}
+	maps.Copy(all, c.Upstreams)
+	for name, u := range all {
+		if len(u.Endpoints) == 0 {
+			u.Endpoints = []Endpoint{usualEndpoint(name)}
+		}
+		if u.Fetches == 0 {
+			u.Fetches = defaultFetches
+		}
+	}
+	c.Upstreams = all
+}
+
+func usualEndpoint(name string) Endpoint {
+	if name == "docker.io" {
+		name = "registry-1.docker.io" // docker.io itself serves web pages
+	}
+	return Endpoint{Scheme: "https", Host: name}
+}
