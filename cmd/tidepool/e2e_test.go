@@ -7,7 +7,6 @@ package main_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -212,15 +211,29 @@ func answers(url string) bool {
 	return resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusUnauthorized
 }
 
-// program is tidepool as `go build` makes it, built once. $TIDEPOOL_BINARY names one that is already there.
+// reachable reports whether something accepts connections at addr.
+func reachable(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// program is tidepool as `go build` makes it, built once, into the directory that git ignores. $TIDEPOOL_BINARY names
+// one that is there already.
 var program = sync.OnceValues(func() (string, error) {
 	if b := os.Getenv("TIDEPOOL_BINARY"); b != "" {
 		return b, nil
 	}
-	out := filepath.Join(os.TempDir(), fmt.Sprintf("tidepool-under-test-%d", os.Getpid()))
+	out, err := filepath.Abs(filepath.Join("..", "..", "dist", "tidepool-under-test"))
+	if err != nil {
+		return "", err
+	}
 	msg, err := exec.Command("go", "build", "-trimpath", "-o", out, ".").CombinedOutput()
 	if err != nil {
-		err = errors.New(string(msg))
+		err = fmt.Errorf("go build: %w\n%s", err, msg)
 	}
 	return out, err
 })
