@@ -7,7 +7,11 @@ package proxy
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,21 +35,7 @@ type Handler struct {
 	ID string
 
 	Log     *zap.Logger    // gets one line per request; nil: silence
-	Observe func(Exchange) // is told of each request when it is over, from its own goroutine; nil: nobody is
-}
-
-// Names says which upstreams there are, and by which names requests mean them.
-type Names struct {
-	Upstreams map[string]Upstream // by configured name, in lower case: "docker.io", "registry.corp:5000", "all"
-	Default   string              // the upstream of names without a host; "": such names are refused
-	Hosts     map[string]string   // Host headers, in lower case, with or without a port, and the upstream each means
-	Any       bool                // registries that are not configured may be asked for by their host name too
-}
-
-// Upstream is what the grammar needs to know of one.
-type Upstream struct {
-	Library bool // a name of one component lives under library/, as on Docker Hub
-	Prefix  bool // its name may begin a path although it does not look like a host
+	Observe func(Exchange) // is told of each request when it is over, by the goroutine that served it; nil: nobody is
 }
 
 // Exchange is what there is to say of a request when it is over.
@@ -67,5 +57,141 @@ type Exchange struct {
 	Panicked  bool   // the fault is ours: Err is what was recovered
 }
 
-// ServeHTTP answers one request.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
+// ServeHTTP answers one request. It panics with http.ErrAbortHandler where an answer had to be cut off, so that
+// nobody takes a part for the whole.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a := newAnswer(w, r)
+	defer h.conclude(a)
+	a.err = h.serve(a)
+}
+
+// conclude tells what went wrong, if it still can be told, and writes the request's line.
+func (h *Handler) conclude(a *answer) {
+	if v := recover(); v != nil {
+		a.panicked = true
+		a.err = fmt.Errorf("panic: %v", v)
+		if h.Log != nil {
+			h.Log.Error("panic", zap.Any("value", v), zap.String("request_id", a.id),
+				zap.ByteString("stack", debug.Stack()))
+		}
+	}
+	a.finish()
+	h.record(a)
+	if a.torn {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// serve reads the request and answers it. The error says why it is no success.
+func (h *Handler) serve(a *answer) (err error) {
+	if err := admit(a.r); err != nil {
+		return err
+	}
+	ctx, err := h.hops(a.r)
+	if err != nil {
+		return err
+	}
+	if a.ask, err = h.Names.read(a.r); err != nil {
+		return err
+	}
+	switch {
+	case a.ask.root:
+		return a.root()
+	case a.ask.ref.Kind == cache.KindTags:
+		return h.tags(ctx, a)
+	case a.ask.ref.Kind == cache.KindReferrers:
+		return h.referrers(ctx, a)
+	default:
+		return h.content(ctx, a)
+	}
+}
+
+// admit refuses what is no pull, whatever it is about.
+func admit(r *http.Request) error {
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		return errMethod
+	case r.ContentLength != 0:
+		return errBody
+	}
+	return nil
+}
+
+// A chain of proxies longer than this is a loop of ones that do not know each other.
+const maxHops = 16
+
+// hops passes the proxies that a request came through on to whoever asks an upstream, or finds that it came round.
+func (h *Handler) hops(r *http.Request) (context.Context, error) {
+	lines := r.Header["Via"]
+	if len(lines) == 0 {
+		return r.Context(), nil
+	}
+	via := strings.Join(lines, ", ")
+	n := 0
+	for hop := range strings.SplitSeq(via, ",") {
+		by := strings.Fields(hop) // the protocol, then who received by it (RFC 9110, section 7.6.3)
+		if n++; n > maxHops || len(by) > 1 && by[1] == h.ID {
+			return nil, refuse(looped, "the request came here in a loop, by way of %s: "+
+				"an upstream of this tidepool leads back to it", via)
+		}
+	}
+	return cache.WithHops(r.Context(), via), nil
+}
+
+// record writes the one line of a request.
+func (h *Handler) record(a *answer) {
+	if h.Log == nil && h.Observe == nil {
+		return
+	}
+	x := a.exchange()
+	if h.Observe != nil {
+		h.Observe(x)
+	}
+	if h.Log == nil {
+		return
+	}
+	level := zap.InfoLevel
+	if x.Status >= 500 {
+		level = zap.WarnLevel
+	}
+	if line := h.Log.Check(level, "request"); line != nil {
+		line.Write(x.fields(a.r.URL.Path)...)
+	}
+}
+
+// Texts that strangers choose are cut in the log: an address or a name of a client is longer than this only to annoy.
+const maxLogged = 256
+
+// fields are x as the log has it. path stands for the names where there are none.
+func (x *Exchange) fields(path string) []zap.Field {
+	f := make([]zap.Field, 0, 16)
+	f = append(f, zap.String("method", x.Method))
+	if x.Ref.Registry == "" {
+		f = append(f, zap.String("path", short(path)))
+	} else {
+		f = append(f, zap.String("registry", x.Ref.Registry), zap.String("repo", x.Ref.Repo),
+			zap.Stringer("kind", x.Ref.Kind), zap.String("ref", x.Ref.Tag), zap.String("digest", x.Digest))
+	}
+	f = append(f, zap.Int("status", x.Status), zap.Int64("bytes", x.Sent),
+		zap.Float64("duration_s", x.Took.Seconds()), zap.Float64("ttfb_s", x.First.Seconds()),
+		zap.String("tier", x.Tier), zap.String("client", x.Client),
+		zap.String("user_agent", short(x.UserAgent)), zap.String("request_id", x.ID))
+	if x.Torn {
+		f = append(f, zap.Bool("torn", true))
+	}
+	if x.Err != nil {
+		f = append(f, zap.Error(x.Err))
+	}
+	return f
+}
+
+func short(s string) string { return s[:min(len(s), maxLogged)] }
+
+// peer is the address that asked, without its port.
+func peer(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
