@@ -138,7 +138,7 @@ const (
 	// tick is how far ahead of the timetable bytes may go: sleeps of less are not exact.
 	tick = 2 * time.Millisecond
 	// lag is how much of a delay is made up for: more was not our sleep but the client's.
-	lag = 20 * time.Millisecond
+	lag = 100 * time.Millisecond
 )
 
 // wait sleeps until n more bytes may go.
