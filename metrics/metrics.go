@@ -1,0 +1,123 @@
+// Package metrics shows the rooms' counters to Prometheus. The rooms count and know nothing of it; it reads them when
+// it is asked.
+//
+// Its invariant: the number of time series is bounded, because a label's value comes from the configuration or from a
+// fixed set, never from what a client wrote.
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// Sources are where the numbers come from. Each is called once per scrape.
+type Sources struct {
+	Cache     func() cache.Stats
+	Upstreams func() []Upstream
+	Version   string
+}
+
+// Upstream is what there is to count about one upstream registry. The numbers of bytes and requests are since start.
+type Upstream struct {
+	Name             string // as configured, or one name for all that are not
+	Requests         uint64
+	Failures         uint64
+	Limited          uint64
+	Bytes            uint64
+	Fetches          int
+	Limit, Remaining int             // pulls that the registry grants in a window; -1: it did not say
+	Endpoints        map[string]bool // by URL: whether it is up
+	RefusedLogins    int
+}
+
+// Answer is one request that was answered.
+type Answer struct {
+	Kind    string // blob, manifest, tags or referrers; "": none of them
+	Tier    string // where content came from; "": none was served
+	Status  int
+	Bytes   int64
+	Seconds float64
+	First   float64 // seconds until the first byte; 0: there was none
+}
+
+// Metrics counts answers, and reads everything else where it is counted.
+type Metrics struct {
+	registry *prometheus.Registry
+	answers  *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	took     *prometheus.HistogramVec
+	first    *prometheus.HistogramVec
+}
+
+// Answers take from microseconds, of a manifest in memory, to many minutes, of a large layer from a slow hub.
+var seconds = []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5, 10, 60, 600}
+
+// New registers all metrics.
+func New(s Sources) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		answers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tidepool_http_requests_total",
+			Help: "Requests of clients that were answered."}, []string{"kind", "tier", "status"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tidepool_http_sent_bytes_total",
+			Help: "Bytes of bodies that clients were sent."}, []string{"kind", "tier"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tidepool_http_request_duration_seconds",
+			Help: "Time from a request to the end of its answer.", Buckets: seconds}, []string{"kind", "tier"}),
+		first: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tidepool_http_first_byte_seconds",
+			Help: "Time from a request to the first byte of its answer.", Buckets: seconds}, []string{"kind", "tier"}),
+	}
+	m.registry.MustRegister(m.answers, m.bytes, m.took, m.first, rooms{s}, buildInfo(s.Version),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.begin()
+	return m
+}
+
+// begin makes the usual series start at 0: a rate over a counter that appears with 1 misses that one.
+func (m *Metrics) begin() {
+	for _, kind := range []cache.Kind{cache.KindBlob, cache.KindManifest} {
+		for _, tier := range tiers {
+			m.answers.WithLabelValues(kind.String(), tier.String(), "200")
+			m.bytes.WithLabelValues(kind.String(), tier.String())
+		}
+	}
+}
+
+// Observe counts one answer.
+func (m *Metrics) Observe(a Answer) {
+	kind, tier := orNone(a.Kind), orNone(a.Tier)
+	m.answers.WithLabelValues(kind, tier, strconv.Itoa(a.Status)).Inc()
+	m.bytes.WithLabelValues(kind, tier).Add(float64(a.Bytes))
+	m.took.WithLabelValues(kind, tier).Observe(a.Seconds)
+	if a.First > 0 {
+		m.first.WithLabelValues(kind, tier).Observe(a.First)
+	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// Handler answers a scrape.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Gatherer is what Handler shows.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+func buildInfo(version string) prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "tidepool_build_info",
+		Help:        "1, with the version as a label.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()}})
+	g.Set(1)
+	return g
+}

@@ -1,0 +1,94 @@
+package metrics_test
+
+import (
+	"flag"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/metrics"
+)
+
+var update = flag.Bool("update", false, "write testdata/names.txt")
+
+func example() *metrics.Metrics {
+	return metrics.New(metrics.Sources{
+		Version: "1.2.3",
+		Cache: func() cache.Stats {
+			return cache.Stats{Opened: [4]uint64{1, 2, 3, 4}, Fetched: 5, DiskBytes: 6, Scanned: true}
+		},
+		Upstreams: func() []metrics.Upstream {
+			return []metrics.Upstream{
+				{Name: "docker.io", Requests: 7, Limit: 100, Remaining: 76, Endpoints: map[string]bool{"https://registry-1.docker.io": true}},
+				{Name: "quay.io", Limit: -1, Remaining: -1, Endpoints: map[string]bool{"https://quay.io": false}},
+			}
+		},
+	})
+}
+
+// Dashboards and alerts of others hold on to these names.
+func TestNames(t *testing.T) {
+	m := example()
+	m.Observe(metrics.Answer{Kind: "blob", Tier: "disk", Status: 200, Bytes: 10, Seconds: 1, First: .1})
+	families, err := m.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "tidepool_") {
+			got = append(got, f.GetName()+" "+strings.ToLower(f.GetType().String()))
+		}
+	}
+	slices.Sort(got)
+	if *update {
+		if err := os.WriteFile("testdata/names.txt", []byte(strings.Join(got, "\n")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("testdata/names.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := strings.Join(got, "\n") + "\n"; s != string(want) {
+		t.Errorf("the names have changed (go test ./metrics -update, and say so in the changelog):\n%s", s)
+	}
+	problems, err := testutil.GatherAndLint(m.Gatherer())
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+func TestSamples(t *testing.T) {
+	m := example()
+	m.Observe(metrics.Answer{Kind: "blob", Tier: "disk", Status: 200, Bytes: 10, Seconds: 1, First: .1})
+	m.Observe(metrics.Answer{Status: 404, Seconds: 1})
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, line := range []string{
+		`tidepool_http_requests_total{kind="blob",status="200",tier="disk"} 1`,
+		`tidepool_http_requests_total{kind="blob",status="200",tier="memory"} 0`,
+		`tidepool_http_requests_total{kind="none",status="404",tier="none"} 1`,
+		`tidepool_http_sent_bytes_total{kind="blob",tier="disk"} 10`,
+		`tidepool_http_first_byte_seconds_count{kind="blob",tier="disk"} 1`,
+		`tidepool_cache_opened_total{tier="upstream"} 4`,
+		`tidepool_cache_fetched_bytes_total 5`,
+		`tidepool_disk_bytes 6`,
+		`tidepool_disk_scanned 1`,
+		`tidepool_upstream_requests_total{upstream="docker.io"} 7`,
+		`tidepool_upstream_pulls_remaining{upstream="docker.io"} 76`,
+		`tidepool_upstream_endpoint_up{endpoint="https://quay.io",upstream="quay.io"} 0`,
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+line+"\n") {
+			t.Errorf("no line %s in\n%s", line, w.Body)
+		}
+	}
+	if strings.Contains(w.Body.String(), `tidepool_upstream_pull_limit{upstream="quay.io"}`) {
+		t.Error("a limit that was not told is shown")
+	}
+}

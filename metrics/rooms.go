@@ -1,0 +1,110 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// rooms reads the counters of the cache and of the upstreams anew for each scrape.
+type rooms struct{ Sources }
+
+var tiers = []cache.Tier{cache.FromMemory, cache.FromDisk, cache.FromFlight, cache.FromUpstream}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("tidepool_"+name, help, labels, nil)
+}
+
+var (
+	opened      = describe("cache_opened_total", "Answers by the tier that their content came from.", "tier")
+	sent        = describe("cache_sent_bytes_total", "Bytes handed to readers.")
+	fetched     = describe("cache_fetched_bytes_total", "Bytes taken from upstreams.")
+	landed      = describe("cache_landed_total", "Things whose digest was proven and that were kept.")
+	evicted     = describe("cache_evicted_total", "Things removed to make room.")
+	corrupt     = describe("cache_corrupt_total", "Things whose bytes were wrong, as they came or on disk.")
+	revalidated = describe("cache_revalidated_total", "Names asked for again because they had aged.")
+	stale       = describe("cache_stale_total", "Answers with a name that had aged and could not be asked for.")
+	flights     = describe("cache_flights", "Downloads under way.")
+	diskBytes   = describe("disk_bytes", "Bytes on the disk tier's books.")
+	diskBudget  = describe("disk_budget_bytes", "Bytes that the disk tier may take.")
+	diskEntries = describe("disk_entries", "Things in the disk tier.")
+	diskScanned = describe("disk_scanned", "1 once the disk tier has been read over after the start, 0 before.")
+	memoryBytes = describe("memory_bytes", "Bytes in the memory tier.")
+
+	requests  = describe("upstream_requests_total", "Requests to an upstream, its token servers and redirects.", "upstream")
+	failures  = describe("upstream_failures_total", "Requests to an upstream that failed by its fault.", "upstream")
+	limited   = describe("upstream_limited_total", "Requests that an upstream refused because of a limit.", "upstream")
+	received  = describe("upstream_received_bytes_total", "Bytes of bodies received from an upstream.", "upstream")
+	fetches   = describe("upstream_fetches", "Downloads of blobs from an upstream under way.", "upstream")
+	limit     = describe("upstream_pull_limit", "Pulls that an upstream grants in a window, where it says so.", "upstream")
+	remaining = describe("upstream_pulls_remaining", "Pulls left in the window, where the upstream says so.", "upstream")
+	refused   = describe("upstream_refused_logins", "Configured logins that an upstream refuses at present.", "upstream")
+	up        = describe("upstream_endpoint_up", "1 where an endpoint is asked, 0 where it is held to be down.", "upstream", "endpoint")
+)
+
+// Describe sends nothing: the series depend on what is configured, and are checked as they are collected.
+func (rooms) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads the rooms.
+func (r rooms) Collect(out chan<- prometheus.Metric) {
+	to := sink(out)
+	to.store(r.Cache())
+	for _, u := range r.Upstreams() {
+		to.hub(u)
+	}
+}
+
+// sink is where samples go.
+type sink chan<- prometheus.Metric
+
+func (to sink) counter(d *prometheus.Desc, v uint64, labels ...string) {
+	to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (to sink) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (to sink) store(s cache.Stats) {
+	for _, tier := range tiers {
+		to.counter(opened, s.Opened[tier], tier.String())
+	}
+	to.counter(sent, s.Sent)
+	to.counter(fetched, s.Fetched)
+	to.counter(landed, s.Landed)
+	to.counter(evicted, s.Evicted)
+	to.counter(corrupt, s.Corrupt)
+	to.counter(revalidated, s.Revalidated)
+	to.counter(stale, s.Stale)
+	to.gauge(flights, float64(s.Flights))
+	to.gauge(diskBytes, float64(s.DiskBytes))
+	to.gauge(diskBudget, float64(s.DiskBudget))
+	to.gauge(diskEntries, float64(s.DiskEntries))
+	to.gauge(diskScanned, truth(s.Scanned))
+	to.gauge(memoryBytes, float64(s.MemoryBytes))
+}
+
+func (to sink) hub(u Upstream) {
+	to.counter(requests, u.Requests, u.Name)
+	to.counter(failures, u.Failures, u.Name)
+	to.counter(limited, u.Limited, u.Name)
+	to.counter(received, u.Bytes, u.Name)
+	to.gauge(fetches, float64(u.Fetches), u.Name)
+	to.gauge(refused, float64(u.RefusedLogins), u.Name)
+	if u.Limit >= 0 {
+		to.gauge(limit, float64(u.Limit), u.Name)
+	}
+	if u.Remaining >= 0 {
+		to.gauge(remaining, float64(u.Remaining), u.Name)
+	}
+	for endpoint, isUp := range u.Endpoints {
+		to.gauge(up, truth(isUp), u.Name, endpoint)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,98 @@
+// Package admin is the second listener: what operators and their programs ask about a running tidepool.
+//
+// Its invariant: it tells and changes nothing, and what it tells holds no secret and nothing of any client.
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// Check is one thing that can be well or not.
+type Check struct {
+	Name string
+	Err  error // nil: all is well
+	Mild bool  // clients are served as ever: shown, but no reason to call the whole unhealthy
+}
+
+// Build says what is running.
+type Build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+}
+
+// Handler answers the admin API.
+type Handler struct {
+	Ready   func() error   // nil while clients may come
+	Health  func() []Check // in the order they are shown
+	Metrics http.Handler
+	Build   Build
+}
+
+// Routes is h as a handler of all its paths.
+func (h Handler) Routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", h.live)
+	mux.HandleFunc("GET /readyz", h.ready)
+	mux.HandleFunc("GET /healthz", h.healthy)
+	mux.HandleFunc("GET /api/v1/status/buildinfo", h.build)
+	mux.Handle("GET /metrics", h.Metrics)
+	return mux
+}
+
+// live says that the process answers: nothing is better after a restart than before it.
+func (h Handler) live(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok\n") }
+
+// ready says whether clients should be sent here.
+func (h Handler) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := h.Ready(); err != nil {
+		say(w, http.StatusServiceUnavailable, err.Error()+"\n")
+		return
+	}
+	say(w, http.StatusOK, "ok\n")
+}
+
+// healthy says what is wrong, while clients may still be served; with ?verbose, what is right as well.
+func (h Handler) healthy(w http.ResponseWriter, r *http.Request) {
+	status := http.StatusOK
+	verbose := r.URL.Query().Has("verbose")
+	var lines strings.Builder
+	for _, c := range h.Health() {
+		mark := "[+] "
+		switch {
+		case c.Err != nil && c.Mild:
+			mark = "[~] "
+		case c.Err != nil:
+			mark, status = "[-] ", http.StatusServiceUnavailable
+		}
+		if c.Err != nil {
+			fmt.Fprintf(&lines, "%s%s: %v\n", mark, c.Name, c.Err)
+		} else if verbose {
+			fmt.Fprintf(&lines, "%s%s: ok\n", mark, c.Name)
+		}
+	}
+	if lines.Len() == 0 {
+		lines.WriteString("ok\n")
+	}
+	say(w, status, lines.String())
+}
+
+func (h Handler) build(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(struct { // a client that is gone needs no answer
+		Schema int `json:"schema"`
+		Build
+	}{1, h.Build})
+}
+
+func say(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text)) // a client that is gone needs no answer
+}
