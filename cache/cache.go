@@ -1,6 +1,11 @@
 package cache
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,7 +34,7 @@ type Options struct {
 	Memory int64  // budget of the memory tier in bytes; 0: 64 MiB
 
 	Fresh        func(Ref) time.Duration    // how long a name needs no asking; nil: 5 minutes
-	Private      func(registry string) bool // whether an upstream is asked with credentials; nil: none is
+	Private      func(registry string) bool // whether an upstream is asked with credentials; for "": any; nil: none
 	ProvenRanges bool                       // ranges of what is still arriving wait until its digest is proven
 	Fill         Fill                       // what becomes of a blob of which only ranges are asked for
 	ScrubRate    int64                      // bytes per second read to look for rot; 0: 8 MiB/s; negative: never
@@ -55,4 +60,294 @@ type Found struct {
 	From  Tier
 	AsOf  time.Time // of a name: when the hub last said so; zero for a digest, which does not age
 	Stale bool      // of a name: past its freshness, and the upstream could not be asked
+}
+
+// Cache is the store. It is ready when New returns it and must be closed.
+type Cache struct {
+	o      Options
+	src    Source
+	log    *zap.Logger
+	disk   *disk
+	memory memory
+	facts  *table
+	stats  counters
+
+	names     group[asked, resolved]
+	documents group[asked, *document]
+	checks    group[asked, struct{}]
+	sulks     sync.Map // registry → when it last failed to answer for a name
+
+	stop   context.CancelFunc // of the background work
+	work   sync.WaitGroup
+	flying sync.WaitGroup // flights and streams
+
+	mu      sync.Mutex // taken before a flight's or a stream's
+	flights map[flightKey]*flight
+	streams map[flightKey][]*stream
+	closed  bool
+}
+
+// counters are what Stats reads.
+type counters struct {
+	opened                                             [4]atomic.Uint64
+	sent, fetched, landed, corrupt, revalidated, stale atomic.Uint64
+}
+
+// New opens the store in o.Dir and starts its background work, which ends with ctx, or with Close. No local state prevents a start: what
+// cannot be read is set aside with a warning. An error means that Dir cannot be had: not writable at all, or another
+// process's.
+func New(ctx context.Context, src Source, o Options) (*Cache, error) {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.FS == nil {
+		o.FS = osFS{}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Memory <= 0 {
+		o.Memory = defaultMemory
+	}
+	if o.ScrubRate == 0 {
+		o.ScrubRate = defaultScrub
+	}
+	d, err := openDisk(o.Dir, o.Disk, o.FS, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMemory(o.Memory)
+	if err != nil {
+		return nil, errors.Join(err, d.close(d.clean))
+	}
+	c := &Cache{
+		o: o, src: src, log: o.Log, disk: d, memory: m,
+		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
+		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
+	}
+	d.findPartials()
+	c.start(ctx)
+	return c, nil
+}
+
+// defaultMemory holds a few thousand manifests and configs: everything hot of most sites.
+const defaultMemory = 64 << 20
+
+func (c *Cache) now() time.Time { return c.o.Now() }
+
+// start begins the background work.
+func (c *Cache) start(ctx context.Context) {
+	ctx, c.stop = context.WithCancel(ctx)
+	c.work.Go(func() { c.disk.commit(ctx) })
+	c.work.Go(func() {
+		c.disk.scan(ctx)
+		c.scrub(ctx)
+	})
+	c.work.Go(func() {
+		for ctx.Err() == nil {
+			pause(ctx, flushEvery)
+			c.facts.flush()
+		}
+	})
+}
+
+// Close ends downloads (what they hold is kept), writes down what is known and releases the directory.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	for _, f := range c.flights {
+		f.stop()
+	}
+	for _, list := range c.streams {
+		for _, s := range list {
+			s.stop()
+		}
+	}
+	c.mu.Unlock()
+	c.names.close()
+	c.documents.close()
+	c.checks.close()
+	c.flying.Wait()
+	c.stop()
+	c.work.Wait()
+	c.disk.round()
+	c.facts.close()
+	c.memory.close()
+	return c.disk.close(c.disk.clean && c.disk.health() == nil)
+}
+
+// Stat says what ref is without fetching its content: from what is held, else by asking the source (a HEAD). Size may
+// be -1 where nobody can tell. Errors are the kinds of Source.
+func (c *Cache) Stat(ctx context.Context, ref Ref) (Found, error) {
+	if ref.Mutable() {
+		n, doc, err := c.resolve(ctx, ref, false, false)
+		if doc != nil {
+			n.Desc = doc.Desc
+		}
+		return n, err
+	}
+	if found, err := c.statHeld(ctx, ref); !errors.Is(err, ErrNotHeld) {
+		return found, err
+	}
+	if ref.Kind == KindBlob {
+		if size, ok := c.expected(ref); ok {
+			return Found{Desc: Desc{Digest: ref.Digest, Size: size}, From: FromMemory}, nil
+		}
+	}
+	a, err := c.src.Resolve(ctx, ref, Whole)
+	if err != nil {
+		return Found{}, err
+	}
+	if a.Body != nil && ref.Kind == KindManifest {
+		doc, err := c.receive(ref, a)
+		if err != nil {
+			return Found{}, err
+		}
+		return Found{Desc: doc.Desc, From: FromUpstream}, nil
+	}
+	if a.Body != nil {
+		_ = a.Body.Close()
+	}
+	return Found{Desc: Desc{MediaType: a.MediaType, Digest: ref.Digest, Size: a.Size}, From: FromUpstream}, nil
+}
+
+// statHeld answers from what has landed, or ErrNotHeld.
+func (c *Cache) statHeld(ctx context.Context, ref Ref) (Found, error) {
+	b, err := c.openHeld(ctx, ref)
+	if err != nil {
+		return Found{}, err
+	}
+	return b.Found, b.Close()
+}
+
+// Open brings content: held, arriving or from the source. want says which part will be read first (its Known is not
+// looked at); a reader that wants only ranges says so by its first one, and then only ranges are fetched. It returns
+// once the source has answered, so that its refusals are errors here and not torn answers later.
+func (c *Cache) Open(ctx context.Context, ref Ref, want Want) (*Blob, error) {
+	b, err := c.openAny(ctx, ref, want)
+	if err == nil {
+		c.stats.opened[b.From].Add(1)
+	}
+	return b, err
+}
+
+func (c *Cache) openAny(ctx context.Context, ref Ref, want Want) (*Blob, error) {
+	if ref.Kind != KindBlob {
+		return c.openDocument(ctx, ref, want)
+	}
+	if want.HeldOnly && !c.linked(ref) {
+		return nil, ErrNotHeld
+	}
+	b, err := c.openHeld(ctx, ref)
+	if !errors.Is(err, ErrNotHeld) || want.HeldOnly {
+		return b, err
+	}
+	b = &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: -1}}, c: c, ref: ref}
+	if err := c.embark(ctx, b, want); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// openHeld opens what has landed and may be served for ref; ErrNotHeld where there is nothing, or nothing that ref's
+// registry has shown to have.
+func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
+	if ref.Kind == KindManifest {
+		doc, from := c.heldDocument(ref, ref.Digest)
+		if doc == nil {
+			return nil, ErrNotHeld
+		}
+		if err := c.permit(ctx, ref, doc.Size, nil); err != nil {
+			return nil, unproven(err)
+		}
+		return c.served(doc, Found{From: from}), nil
+	}
+	if doc, ok := c.memory.get(ref.Digest); ok {
+		if err := c.permit(ctx, ref, doc.Size, nil); err != nil {
+			return nil, unproven(err)
+		}
+		c.disk.books.touch(slot{digest: ref.Digest})
+		return &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: doc.Size}, From: FromMemory}, c: c, ref: ref,
+			data: doc.data}, nil
+	}
+	h, ok := c.disk.open(ref.Digest)
+	if !ok {
+		return nil, ErrNotHeld
+	}
+	if err := c.permit(ctx, ref, h.size, h); err != nil {
+		return nil, errors.Join(unproven(err), h.Close())
+	}
+	b := &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: h.size}, From: FromDisk}, c: c, ref: ref, held: h}
+	if h.size > smallBlob {
+		return b, nil
+	}
+	return b, c.lift(b)
+}
+
+// unproven makes of a missing proof that nothing is held.
+func unproven(err error) error {
+	if errors.Is(err, errUnproven) {
+		return ErrNotHeld
+	}
+	return err
+}
+
+// lift copies a small blob from disk into memory, and serves it from there.
+func (c *Cache) lift(b *Blob) error {
+	h := b.held
+	data := make([]byte, h.size)
+	if _, err := h.ReadAt(data, 0); (err != nil && h.size > 0) || !b.ref.Digest.Names(data) {
+		c.stats.corrupt.Add(1)
+		c.disk.bad(h.slot, h.entry, errors.Join(err, ErrCorrupt))
+		return errors.Join(ErrNotHeld, h.Close())
+	}
+	c.disk.books.proved(h.entry)
+	c.memory.put(&document{Desc: b.Desc, data: data})
+	b.data, b.held = data, nil
+	return h.Close()
+}
+
+// Stats reads the counters.
+func (c *Cache) Stats() Stats {
+	s := Stats{
+		Sent: c.stats.sent.Load(), Fetched: c.stats.fetched.Load(), Landed: c.stats.landed.Load(),
+		Corrupt: c.stats.corrupt.Load(), Revalidated: c.stats.revalidated.Load(), Stale: c.stats.stale.Load(),
+		Scanned: c.disk.scanned.Load(), MemoryBytes: c.memory.bytes(),
+	}
+	for i := range s.Opened {
+		s.Opened[i] = c.stats.opened[i].Load()
+	}
+	s.DiskBytes, s.DiskBudget, s.DiskEntries, s.Evicted = c.disk.books.sums()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Flights = len(c.flights)
+	for _, list := range c.streams {
+		s.Flights += len(list)
+	}
+	return s
+}
+
+// Health is nil where all is well; else what is wrong with the disk, while content is still served.
+func (c *Cache) Health() error { return c.disk.health() }
+
+// Stats are the cache's counters since start, and its gauges now.
+type Stats struct {
+	Opened      [4]uint64 // answers by Tier: FromMemory, FromDisk, FromFlight, FromUpstream
+	Sent        uint64    // bytes handed to readers
+	Fetched     uint64    // bytes taken from the source
+	Landed      uint64    // things proven and kept
+	Evicted     uint64    // things removed to make room
+	Corrupt     uint64    // things whose bytes were wrong: from the source, or on disk
+	Revalidated uint64    // names asked for again because they had aged
+	Stale       uint64    // answers with a name that had aged and could not be asked for
+	Flights     int       // downloads under way
+	DiskBytes   int64     // on the books, what is being fetched included
+	DiskBudget  int64
+	DiskEntries int
+	Scanned     bool // the scan after the start is over: DiskBytes is exact
+	MemoryBytes int64
 }
