@@ -34,7 +34,7 @@ type Server struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	running *http.Server
-	over    sync.WaitGroup // Serve and every handler; none is added once closed
+	over    sync.WaitGroup // Serve, every connection and every handler
 }
 
 // Listen serves o on a free port of 127.0.0.1, over TLS where t is not nil.
@@ -143,6 +143,7 @@ func (w *wire) reset() {
 func (s *Server) serve(l net.Listener) {
 	srv := s.origin.Server()
 	srv.Handler = s.counted(srv.Handler)
+	srv.ConnState = s.watched(srv.ConnState)
 	srv.TLSConfig = s.tls.Clone()
 	if s.http1 {
 		srv.Protocols = new(http.Protocols)
@@ -161,7 +162,30 @@ func (s *Server) serve(l net.Listener) {
 	})
 }
 
-// counted lets Close wait for handlers, which http.Server does not.
+// watched lets Close wait for connections. One that was accepted while the server closed is broken here: http.Server
+// forgets it.
+func (s *Server) watched(next func(net.Conn, http.ConnState)) func(net.Conn, http.ConnState) {
+	return func(c net.Conn, state http.ConnState) {
+		next(c, state)
+		switch state {
+		case http.StateNew:
+			s.over.Add(1)
+			if s.isClosed() {
+				_ = c.Close() // of no interest: nobody uses it
+			}
+		case http.StateClosed, http.StateHijacked:
+			s.over.Done()
+		}
+	}
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// counted lets Close wait for handlers: over HTTP/2 they may outlive their connection.
 func (s *Server) counted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.enter() {
@@ -172,6 +196,7 @@ func (s *Server) counted(h http.Handler) http.Handler {
 	})
 }
 
+// enter counts a handler, unless Close has begun to wait.
 func (s *Server) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

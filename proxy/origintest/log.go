@@ -30,7 +30,7 @@ type Request struct {
 
 	Status int           // 0: not answered yet, or hung up on
 	Off    int64         // where in the content the body began
-	Bytes  int64         // of the body, as far as written
+	Bytes  int64         // of the body, written or being written
 	Took   time.Duration // until the answer was over
 	Over   bool          // whether it is
 }

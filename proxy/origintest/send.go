@@ -79,8 +79,7 @@ func (x *exchange) copy(a *answer, pos, end int64, buf []byte) bool {
 		for _, p := range pacers {
 			p.wait(x, len(b))
 		}
-		n, err := x.w.Write(b)
-		x.rec.sent.Add(int64(n))
+		n, err := x.write(b)
 		if err != nil || x.r.Context().Err() != nil {
 			return false
 		}
@@ -90,6 +89,14 @@ func (x *exchange) copy(a *answer, pos, end int64, buf []byte) bool {
 		pos += int64(n)
 	}
 	return true
+}
+
+// write counts b before it writes, so that no client has bytes that are not counted yet.
+func (x *exchange) write(b []byte) (int, error) {
+	x.rec.sent.Add(int64(len(b)))
+	n, err := x.w.Write(b)
+	x.rec.sent.Add(int64(n - len(b)))
+	return n, err
 }
 
 // fill makes the body's bytes from pos on.
