@@ -50,7 +50,7 @@ type Credential struct {
 // Options are what all upstreams have in common. The zero value works.
 type Options struct {
 	AnyUpstream bool     // registries without a Config are asked too, at https://NAME, never at private addresses
-	ID          string   // this instance's name among proxies (HTTP's Via), to find loops; empty: "tidepool"
+	ID          string   // this instance in Via headers, the same as at the door, to find loops; empty: "tidepool"
 	Version     string   // for the User-Agent; empty: "dev"
 	Timeouts    Timeouts // zero fields take their defaults
 
@@ -73,3 +73,20 @@ type Timeouts struct {
 	Stall    time.Duration // without a byte of a body; 0: 15 s
 	Document time.Duration // for the whole of a manifest, a page of a list or a token; 0: 1 minute
 }
+
+// ConfigError is one fault of a Config.
+type ConfigError struct {
+	Registry string // the Config's name
+	Key      string // the field, as the configuration file spells it; empty: the whole
+	Err      error
+}
+
+func (e *ConfigError) Error() string {
+	at := "upstreams." + e.Registry
+	if e.Key != "" {
+		at += "." + e.Key
+	}
+	return at + ": " + e.Err.Error()
+}
+
+func (e *ConfigError) Unwrap() error { return e.Err }

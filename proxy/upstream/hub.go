@@ -1,0 +1,130 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// hub is the client for one registry: its endpoints, its logins, and the ways there.
+type hub struct {
+	name  string
+	agent string // User-Agent
+
+	endpoints []*endpoint
+	keys      *keys
+	tokens    tokens
+	realms    []origin // configured
+	guard     *guard
+	roads     *roads
+	slots     chan struct{} // one for each blob download
+
+	shared *shared
+	count  counters
+	ledger ledger
+}
+
+// shared is what all hubs have in common.
+type shared struct {
+	Options
+	tokens  calls[tokenKey, token]
+	helpers calls[helperKey, login]
+}
+
+// try asks one endpoint after the other until one has an answer.
+func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(context.Context, *endpoint) (cache.Answer, error)) (cache.Answer, error) {
+	var v verdict
+	endpoints, skipped := order(h.endpoints, time.Now())
+	for _, e := range endpoints {
+		a, err := ask(ctx, e)
+		if err == nil {
+			if _, coming := a.Body.(*body); !coming {
+				h.settle(e, nil)
+			}
+			return a, nil
+		}
+		if ctx.Err() != nil {
+			return cache.Answer{}, fmt.Errorf("%s: %w", ref, context.Cause(ctx))
+		}
+		h.settle(e, err)
+		if final(err) {
+			return cache.Answer{}, fmt.Errorf("%s: %w", ref, err)
+		}
+		v.add(err)
+	}
+	for _, e := range skipped {
+		v.add(refused(cache.ErrUnavailable, "%s is down: %s", e.origin, e.state(time.Now()).why))
+	}
+	return cache.Answer{}, v.err(ref)
+}
+
+// settle notes how a request at e ended: a refusal is an answer, and nothing else that is no content speaks for e.
+func (h *hub) settle(e *endpoint, err error) {
+	field := []zap.Field{zap.String("registry", h.name), zap.Stringer("endpoint", e.origin)}
+	switch {
+	case toBlame(err):
+		h.count.failures.Add(1)
+		if e.blame(time.Now(), err.Error()) {
+			h.shared.Log.Warn("an upstream fails", append(field, zap.Error(err))...)
+		}
+	case err == nil, errors.Is(err, cache.ErrNotFound), errors.Is(err, cache.ErrDenied), errors.Is(err, cache.ErrLimited),
+		errors.Is(err, cache.ErrUnchanged):
+		if e.worked() {
+			h.shared.Log.Info("an upstream works again", field...)
+		}
+	}
+}
+
+// hurry bounds the time for something small.
+func (h *hub) hurry(ctx context.Context, e *endpoint) (context.Context, context.CancelFunc) {
+	t := h.shared.Timeouts.Document
+	return context.WithTimeoutCause(ctx, t, broken("%s did not finish its answer within %v", e.origin, t))
+}
+
+// resolve says what ref is.
+func (h *hub) resolve(ctx context.Context, ref cache.Ref, want cache.Want) (cache.Answer, error) {
+	switch ref.Kind {
+	case cache.KindBlob:
+		return h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.statBlob(ctx, e, ref) })
+	case cache.KindManifest:
+		return h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.statManifest(ctx, e, ref, want) })
+	default:
+		return h.list(ctx, ref, want)
+	}
+}
+
+// open brings ref's content.
+func (h *hub) open(ctx context.Context, ref cache.Ref, want cache.Want) (cache.Answer, error) {
+	switch ref.Kind {
+	case cache.KindBlob:
+		if err := h.acquire(ctx); err != nil {
+			return cache.Answer{}, err
+		}
+		a, err := h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.openBlob(ctx, e, ref, want) })
+		if err != nil {
+			h.release()
+		}
+		return a, err
+	case cache.KindManifest:
+		return h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.openManifest(ctx, e, ref, want) })
+	default:
+		return h.list(ctx, ref, want)
+	}
+}
+
+// acquire waits for a slot to download a blob in.
+func (h *hub) acquire(ctx context.Context) error {
+	select {
+	case h.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for one of %d downloads from %s to end: %w", cap(h.slots), h.name, context.Cause(ctx))
+	}
+}
+
+func (h *hub) release() { <-h.slots }

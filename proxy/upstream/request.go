@@ -1,0 +1,151 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// The media types that we ask manifests for. An upstream is always given the whole list: asked with a shorter one, a
+// registry may answer with another manifest than the one that a tag names.
+const (
+	typeIndex          = "application/vnd.oci.image.index.v1+json"
+	typeManifest       = "application/vnd.oci.image.manifest.v1+json"
+	typeArtifact       = "application/vnd.oci.artifact.manifest.v1+json"
+	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+
+	manifestTypes = typeIndex + ", " + typeManifest + ", " + typeDockerList + ", " + typeDockerManifest + ", " + typeArtifact
+)
+
+// query is a request before it has a server: made from a Ref, never from what a client wrote.
+type query struct {
+	method string
+	repo   string // as the Ref has it; with an empty tail: none
+	tail   string // "manifests/latest", "blobs/sha256:…"; empty: the base of the API
+	params string // of the URL, encoded
+	accept string
+	span   string       // the Range asked for; empty: everything
+	known  cache.Digest // If-None-Match
+	blob   bool         // a blob's body will come
+}
+
+// ranged is the Range header for want; empty where everything is wanted.
+func ranged(want cache.Want) string {
+	switch {
+	case want.N < 0 && want.Off == 0:
+		return ""
+	case want.N < 0:
+		return "bytes=" + strconv.FormatInt(want.Off, 10) + "-"
+	default:
+		last := want.Off + max(want.N, 1) - 1
+		return "bytes=" + strconv.FormatInt(want.Off, 10) + "-" + strconv.FormatInt(last, 10)
+	}
+}
+
+// request writes q down for u. pass is the Authorization to show there; empty: none.
+func (h *hub) request(ctx context.Context, q query, u *url.URL, pass Secret) *http.Request {
+	header := http.Header{
+		"User-Agent":      {h.agent},
+		"Accept-Encoding": {"identity"}, // the digest is of the bytes as they are
+		"Via":             {h.via(ctx)},
+	}
+	for name, value := range map[string]string{"Accept": q.accept, "Range": q.span, "Authorization": string(pass)} {
+		if value != "" {
+			header.Set(name, value)
+		}
+	}
+	if !q.known.IsZero() {
+		header.Set("If-None-Match", `"`+q.known.String()+`"`)
+	}
+	r := &http.Request{
+		Method: q.method, URL: u, Host: u.Host, Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	return r.WithContext(ctx)
+}
+
+// via are the proxies that this request came through, ourselves the last.
+func (h *hub) via(ctx context.Context) string {
+	own := "1.1 " + h.shared.ID
+	if hops := cache.HopsOf(ctx); hops != "" {
+		return hops + ", " + own
+	}
+	return own
+}
+
+// reply is the head of an answer, with its body still on the way.
+type reply struct {
+	*http.Response
+	ctx     context.Context // the request's; ends with cancel
+	cancel  context.CancelCauseFunc
+	host    string   // who answered, for people
+	foreign bool     // not the endpoint itself, but where it redirected to
+	secrets []Secret // that it may repeat
+}
+
+// trip makes one request at one server, own or foreign to the endpoint.
+func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass Secret) (*reply, error) {
+	to := originOf(u)
+	own := to == e.origin
+	ctx, cancel := context.WithCancelCause(ctx)
+	_, http2 := e.learnt()
+	h.count.requests.Add(1)
+	r, err := h.roads.pick(own, q.blob && !(own && http2)).RoundTrip(h.request(ctx, q, u, pass))
+	if q.blob && err != nil && wantsHTTP2(err) {
+		if own {
+			e.learnHTTP2()
+		}
+		r, err = h.roads.pick(own, false).RoundTrip(h.request(ctx, q, u, pass))
+	}
+	if err != nil {
+		err = tripFault(ctx, to, err, secretsIn(pass))
+		cancel(context.Canceled)
+		return nil, err
+	}
+	return &reply{Response: r, ctx: ctx, cancel: cancel, host: to.String(), foreign: !own, secrets: secretsIn(pass)}, nil
+}
+
+// tripFault says why there was no answer.
+func tripFault(ctx context.Context, to origin, err error, secrets []Secret) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var op *net.OpError
+	text := err.Error()
+	if errors.As(err, &op) && op.Err != nil && op.Op == "dial" {
+		text = "cannot connect: " + op.Err.Error()
+	}
+	return &fault{
+		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside),
+		text: to.String() + ": " + clean(text, secrets...),
+	}
+}
+
+// drop gives an answer up. The little that may be left of it is read first, for a moment, so that its connection can
+// be used again.
+func (r *reply) drop() {
+	const little, moment = 16 << 10, time.Second
+	if r.Request.Method != http.MethodHead && r.ContentLength <= little {
+		t := time.AfterFunc(moment, func() { r.cancel(context.Canceled) })
+		_, _ = io.CopyN(io.Discard, r.Body, little)
+		t.Stop()
+	}
+	r.cancel(context.Canceled)
+	_ = r.Body.Close()
+}
+
+// wantsHTTP2 reports whether err is a server's refusal to speak HTTP/1.1. crypto/tls has no exported type for the
+// alert that a server sends.
+func wantsHTTP2(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "no application protocol")
+}
