@@ -22,6 +22,7 @@ type body struct {
 	ctx    context.Context // the request's: its cause says why a read failed
 	cancel context.CancelCauseFunc
 
+	ended error // what every Read after the last returns; only the reader touches it
 	count func(n int)
 	once  sync.Once
 	done  func(err error) // how it ended: nil for read to the end or given up
@@ -37,6 +38,9 @@ func newBody(r *reply, left int64, stall time.Duration, count func(int), done fu
 }
 
 func (b *body) Read(p []byte) (int, error) {
+	if b.ended != nil {
+		return 0, b.ended
+	}
 	var extra [1]byte
 	switch {
 	case b.left == 0:
@@ -68,6 +72,7 @@ func (b *body) end(extra int, err error) error {
 	case err == nil: // nothing yet behind the last byte announced
 		return nil
 	case err == io.EOF && b.left <= 0:
+		b.ended = io.EOF
 		b.settle(nil)
 		return io.EOF
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
@@ -75,6 +80,7 @@ func (b *body) end(extra int, err error) error {
 	default:
 		err = readFault(b.ctx, err)
 	}
+	b.ended = err
 	b.settle(err)
 	return err
 }

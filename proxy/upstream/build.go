@@ -42,9 +42,10 @@ func newHub(c Config, s *shared, written bool) (*hub, error) {
 	return h, errors.Join(f.all...)
 }
 
+// wrong adds the value to what is wrong with it, unless it may hold a password.
 func wrong(value string, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || strings.Contains(value, "@") {
+		return err
 	}
 	return fmt.Errorf("%q: %w", value, err)
 }
