@@ -86,9 +86,9 @@ func app() Repo {
 		m.subject = index.Digest
 		r.Manifests = append(r.Manifests, m)
 	}
-	named512 := manifest(typeImage, document{Config: config.descriptor(typeEmpty), Annotations: map[string]string{"name": "sha512"}})
-	named512.Digest = sum512(named512.Data)
-	r.Manifests = append(r.Manifests, named512)
+	stronger := manifest(typeImage, document{Annotations: map[string]string{"name": "sha512"}})
+	stronger.Digest = sum512(stronger.Data)
+	r.Manifests = append(r.Manifests, stronger)
 	return r
 }
 

@@ -16,10 +16,13 @@ import (
 
 // TokenServer is how an origin hands out bearer tokens: at "/token" of any address that it is served on.
 type TokenServer struct {
-	Realm   string                 // the token server's address as challenges name it; empty: /token at the host that was asked
-	Service string                 // empty: "origintest"
-	Life    time.Duration          // how long tokens are good for; 0: 5 minutes
-	Answer  func(m map[string]any) // changes the answer (token, access_token, expires_in, issued_at); nil: as it is
+	Realm   string        // its address as challenges name it; empty: /token at the host that was asked
+	Service string        // empty: "origintest"
+	Life    time.Duration // how long tokens are good for; 0: 5 minutes
+
+	// Answer changes the document with token, access_token, expires_in and issued_at before it is sent; nil: it stays.
+	// It must not call the Origin.
+	Answer func(map[string]any)
 }
 
 const service = "origintest"

@@ -39,7 +39,7 @@ type Platform struct {
 	Variant      string `json:"variant,omitempty"`
 }
 
-// document is a manifest or an index.
+// manifestJSON is a manifest or an index as it is written.
 type manifestJSON struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
@@ -162,7 +162,10 @@ func (r *repo) refer(mediaType string, c *Content) {
 	if d.ArtifactType == "" && m.Config != nil {
 		d.ArtifactType = m.Config.MediaType
 	}
-	r.referrers[m.Subject.Digest] = append(r.referrers[m.Subject.Digest], d)
+	list := r.referrers[m.Subject.Digest]
+	if !slices.ContainsFunc(list, func(x Descriptor) bool { return x.Digest == d.Digest }) {
+		r.referrers[m.Subject.Digest] = append(list, d)
+	}
 }
 
 // fallbackTag is where the referrers of d are listed without the API (distribution spec, "Referrers Tag Schema").

@@ -164,7 +164,7 @@ type Span struct {
 	Times  int
 }
 
-// Coverage says how often each byte of some content was sent: stretches that touch but do not overlap, in order, without those never
+// Coverage says how often each byte of some content was sent: in order, without overlap, and without what was never
 // sent.
 type Coverage []Span
 

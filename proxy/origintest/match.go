@@ -44,7 +44,7 @@ type Ref string
 // Host is the Host that a request was sent to, with its port.
 type Host string
 
-// Where is any other condition.
+// Where is any other condition. It must not call the Origin.
 type Where func(*Request) bool
 
 // Ranged are requests with a Range header.

@@ -29,9 +29,9 @@ type Origin struct {
 	manners  Manners
 	guard    guard
 	limit    limit
-	cdn      string
-	cdnLife  time.Duration
-	connRate int64
+	cdn      string        // where blobs are redirected to; empty: nowhere
+	cdnLife  time.Duration // how long such an address is good for
+	connRate int64         // bytes per second; 0: no limit
 }
 
 // Manners is how an origin behaves where registries differ. The zero value is a current Docker Hub.
