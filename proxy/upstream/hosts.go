@@ -24,6 +24,14 @@ func originOf(u *url.URL) origin {
 // hostport is what a dialer calls the origin's server.
 func (o origin) hostport() string { return net.JoinHostPort(o.host, o.port) }
 
+// key is the origin as the configuration names it: TLS needs no word.
+func (o origin) key() string {
+	if o.scheme == "https" {
+		return o.String()
+	}
+	return o.scheme + "://" + o.String()
+}
+
 // String is the origin's host as people write it.
 func (o origin) String() string {
 	if (o.scheme == "https" && o.port == "443") || (o.scheme == "http" && o.port == "80") {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+
+	"github.com/tidepool-oci/tidepool/cache"
 )
 
 // maxRedirects is how often one request may be sent on. Registries do so once, sometimes twice.
@@ -32,7 +34,7 @@ func (h *hub) follow(ctx context.Context, e *endpoint, q query, pass Secret) (*r
 		}
 		u = next
 	}
-	return nil, broken("%s redirects more than %d times", e.origin, maxRedirects)
+	return nil, refused(cache.ErrUnavailable, "%s redirects more than %d times", e.origin, maxRedirects)
 }
 
 func isRedirect(status int) bool {
@@ -48,16 +50,16 @@ func isRedirect(status int) bool {
 func (h *hub) redirect(u *url.URL, r *reply) (*url.URL, error) {
 	ref, err := url.Parse(r.Header.Get("Location"))
 	if err != nil || r.Header.Get("Location") == "" {
-		return nil, broken("%s redirects to nowhere", r.host)
+		return nil, refused(cache.ErrUnavailable, "%s redirects to nowhere", r.host)
 	}
 	next, err := webURL(u.ResolveReference(ref).String())
 	if err != nil {
-		return nil, broken("%s redirects to what is no place: %v", r.host, err)
+		return nil, refused(cache.ErrUnavailable, "%s redirects to what is no place: %v", r.host, err)
 	}
 	to := originOf(next)
 	if u.Scheme == "https" && to.scheme != "https" && !h.guard.written.has(to.host, to.port) {
-		return nil, broken("%s redirects to plain http at %s; if that is meant, add %q to redirect_hosts under upstreams.%s",
-			r.host, clean(to.String(), r.secrets...), clean(to.host, r.secrets...), h.name)
+		return nil, refused(cache.ErrUnavailable,
+			"%s redirects to plain http at %s; if that is meant, add %q to redirect_hosts under upstreams.%s", r.host, clean(to.String(), r.secrets...), clean(to.host, r.secrets...), h.name)
 	}
 	next.Fragment, next.RawFragment = "", ""
 	return next, nil

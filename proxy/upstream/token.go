@@ -102,20 +102,20 @@ func (h *hub) token(ctx context.Context, e *endpoint, who login, c challenge, sc
 func (h *hub) realm(e *endpoint, s string) (*url.URL, error) {
 	u, err := webURL(s)
 	if err != nil {
-		return nil, broken("%s names %q as its token server: %v", e.origin, clean(s), err)
+		return nil, refused(cache.ErrUnavailable, "%s names %q as its token server: %v", e.origin, clean(s), err)
 	}
 	o := originOf(u)
+	what := "of another host"
 	switch {
 	case slices.Contains(h.realms, o), o == e.origin:
 		return u, nil
 	case o.scheme != "https":
-		return nil, broken("%s names a token server without TLS, http://%s; if that is meant, set realm: http://%s under upstreams.%s",
-			e.origin, clean(o.String()), clean(o.String()), h.name)
+		what = "without TLS"
 	case o.host == e.origin.host && o.port == e.origin.port, o.port == "443" && slices.Contains(e.site().realms, o.host):
 		return u, nil
 	}
-	return nil, broken("%s names a token server of another host, %s; if that is meant, set realm: %s under upstreams.%s",
-		e.origin, clean(o.String()), clean(o.String()), h.name)
+	return nil, refused(cache.ErrUnavailable, "%s names a token server %s; if that is meant, set realm: %s under upstreams.%s",
+		e.origin, what, clean(o.key()), h.name)
 }
 
 // fetchToken asks realm for the token of key (the distribution project's "Token Authentication Specification" and
