@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidepool-oci/tidepool/proxy/upstream"
 )
 
 // check finds what is wrong with values that are right one by one. Each fault stands where the value was said.
@@ -22,6 +25,7 @@ func (l *layers) check() {
 	for _, name := range slices.Sorted(maps.Keys(l.Upstreams)) {
 		l.checkUpstream(name, l.Upstreams[name])
 	}
+	l.checkHubs()
 	for _, host := range slices.Sorted(maps.Keys(l.Hosts)) {
 		l.checkHost(host, l.Hosts[host])
 	}
@@ -78,15 +82,15 @@ func (l *layers) checkStore() {
 		l.wrong("data", "there is no home directory to keep data in: name a directory with --data")
 		return
 	}
-	total := space(l.Data)
+	total := Space(l.Data)
 	if limit := total / 100 * maxPercent; total > 0 && int64(l.Disk.Bytes) > limit && !l.Overcommit {
 		l.wrong("disk", "%s is more than the file system of %s can hold (%s, of which %d %% stay free): say less, or overcommit: true where it grows",
 			l.Disk, l.Data, Size(total), 100-maxPercent)
 	}
 }
 
-// space is the size of the file system that dir is on, or will be; 0: unknown.
-func space(dir string) int64 {
+// Space is the size of the file system that dir is on, or will be; 0: unknown.
+func Space(dir string) int64 {
 	for {
 		var s unix.Statfs_t
 		err := unix.Statfs(dir, &s)
@@ -104,35 +108,30 @@ func space(dir string) int64 {
 // An upstream's name is what stands before the first slash of an image's name.
 var upstreamName = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]{1,5})?$`)
 
+// What clients say by these names is taken for the other one's before it is looked up.
+var upstreamNames = map[string]string{"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io"}
+
 func (l *layers) checkUpstream(name string, u *Upstream) {
 	key := "upstreams." + name
 	if !upstreamName.MatchString(name) {
 		l.wrong(key, "no image name begins with this: want a host in lower case, as registry.corp or registry.corp:5000")
 		return
 	}
+	if other := upstreamNames[name]; other != "" {
+		l.wrong(key, "this is another name of %s: write that", other)
+	}
 	if _, said := l.origins[key+".endpoints"]; !said && !strings.ContainsAny(name, ".:") && name != "localhost" {
 		l.wrong(key, "this is no host that could be asked: say its endpoints")
 	}
 	if (u.CertFile == "") != (u.KeyFile == "") {
 		l.wrong(key, "cert_file and key_file go together")
+		l.bad = append(l.bad, key+".cert_file")
 	}
-	if u.Fetches < 1 {
-		l.wrong(key+".fetches", "want at least 1")
-	}
-	l.checkLogins(key, u)
-}
-
-func (l *layers) checkLogins(key string, u *Upstream) {
 	for i, c := range u.Credentials {
-		at := fmt.Sprintf("%s.credentials[%d]", key, i)
-		if c.Username == "" {
-			l.wrong(at, "a login needs a username")
-		}
 		if c.PasswordFile == "" && c.Password == "" {
-			l.wrong(at, "a login needs a password_file, or the variable %s", passwordPrefix+variableName(strings.TrimPrefix(key, "upstreams.")))
-		}
-		if c.PasswordFile != "" {
-			l.checkFile(at+".password_file", c.PasswordFile)
+			l.wrong(fmt.Sprintf("%s.credentials[%d]", key, i), "a login needs a password_file, or the variable %s",
+				passwordPrefix+variableName(name))
+			l.bad = append(l.bad, key+".credentials")
 		}
 	}
 	for i, e := range u.Endpoints {
@@ -140,33 +139,51 @@ func (l *layers) checkLogins(key string, u *Upstream) {
 			l.wrong(fmt.Sprintf("%s.endpoints[%d]", key, i), "the login would cross the network unencrypted: use https, or say cleartext_login: true")
 		}
 	}
-	for field, file := range map[string]string{"docker_config": u.DockerConfig, "ca_file": u.CAFile, "cert_file": u.CertFile, "key_file": u.KeyFile} {
-		if file != "" {
-			l.checkFile(key+"."+field, file)
+}
+
+// checkHubs has the upstreams' clients look at what is theirs. It needs no network.
+func (l *layers) checkHubs() {
+	hubs, err := upstream.New(l.Hubs(), upstream.Options{})
+	if err == nil {
+		_ = hubs.Close() // they have not been used
+	}
+	for _, one := range flat(err) {
+		var fault *upstream.ConfigError
+		if !errors.As(one, &fault) {
+			l.wrong("upstreams", "%v", one)
+			continue
 		}
+		key := join("upstreams", fault.Registry)
+		if fault.Key != "" {
+			key = join(key, fault.Key)
+		}
+		l.wrong(key, "%v", fault.Err)
 	}
 }
 
-// checkFile finds out now what would else be found out by the first client.
-func (l *layers) checkFile(key, name string) {
-	f, err := os.Open(name)
-	if err != nil {
-		l.wrong(key, "%v", err)
-		return
+// flat is what errors.Join has put together.
+func flat(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if err == nil || !ok {
+		return slices.DeleteFunc([]error{err}, func(e error) bool { return e == nil })
 	}
-	_ = f.Close() // only read
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, flat(e)...)
+	}
+	return all
 }
 
 // A Host header, with or without its port.
 var hostName = regexp.MustCompile(`^[a-z0-9]+([.-]+[a-z0-9]+)*(:[0-9]{1,5})?$`)
 
-func (l *layers) checkHost(host, upstream string) {
+func (l *layers) checkHost(host, meant string) {
 	key := "hosts." + host
 	if !hostName.MatchString(host) {
 		l.wrong(key, "want a host name in lower case, as ghcr.mirror.corp")
 	}
-	if !l.known(upstream) {
-		l.wrong(key, "the upstream %q is not configured", upstream)
+	if !l.known(meant) {
+		l.wrong(key, "the upstream %q is not configured", meant)
 	}
 }
 

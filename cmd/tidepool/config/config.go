@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/tidepool-oci/tidepool/cache"
 	"github.com/tidepool-oci/tidepool/proxy/upstream"
 )
 
@@ -48,7 +50,7 @@ type Upstream struct {
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
 	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, to take the login from"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
-	Realms             []string     `yaml:"realms" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
+	Realm              []string     `yaml:"realm" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
 	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
 	CAFile             string       `yaml:"ca_file" doc:"PEM file of authorities to trust for this upstream besides the system's"`
 	CertFile           string       `yaml:"cert_file" doc:"PEM file of our client certificate"`
@@ -61,9 +63,9 @@ type Upstream struct {
 // Credential is one login.
 type Credential struct {
 	Username     string          `yaml:"username" doc:"account"`
+	Password     upstream.Secret `yaml:"-"` // from the environment only
 	PasswordFile string          `yaml:"password_file" doc:"file that holds the password or token; read anew whenever it is needed, its last line end does not count"`
 	Endpoint     string          `yaml:"endpoint" doc:"host of the only endpoint that it is for; without it, all of the upstream's"`
-	Password     upstream.Secret `yaml:"-"` // from the environment only
 }
 
 // TagRule says how long the tags that it matches need no asking.
@@ -89,12 +91,16 @@ func Default() Config {
 		WellKnown:       true,
 		Drain:           Duration(30 * time.Second),
 		Log:             Log{Level: "info", Format: "console"},
-		Tags:            []TagRule{{Match: "**", Fresh: Duration(5 * time.Minute)}},
+		Tags:            []TagRule{{Match: "**", Fresh: Duration(defaultFresh)}},
 		Ranges:          "arrived",
 		Fill:            "auto",
 		Scrub:           8 << 20,
 	}
 }
+
+// defaultFresh is what most who set such a time choose: a moved tag is seen within the patience of who moved it, and a
+// node that pulls a hundred images asks once for each.
+const defaultFresh = 5 * time.Minute
 
 // defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
 const defaultFetches = 64
@@ -133,4 +139,46 @@ func usualEndpoint(name string) Endpoint {
 		name = "registry-1.docker.io" // docker.io itself serves web pages
 	}
 	return Endpoint{Scheme: "https", Host: name}
+}
+
+// Hubs is c as the upstreams' clients take it, by name.
+func (c Config) Hubs() []upstream.Config {
+	var all []upstream.Config
+	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
+		u := c.Upstreams[name]
+		hub := upstream.Config{
+			Name: name, DockerConfig: u.DockerConfig, Realms: u.Realm, RedirectHosts: u.RedirectHosts,
+			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
+			Fetches: u.Fetches,
+		}
+		for _, e := range u.Endpoints {
+			hub.Endpoints = append(hub.Endpoints, e.String())
+		}
+		for _, l := range u.Credentials {
+			hub.Credentials = append(hub.Credentials, upstream.Credential(l))
+		}
+		all = append(all, hub)
+	}
+	return all
+}
+
+// Fresh is how long a name needs no asking, by the first rule that matches. A list is as fresh as a tag without text.
+func (c Config) Fresh(ref cache.Ref) time.Duration {
+	name := ref.Registry + "/" + ref.Repo + ":" + ref.Tag
+	for _, rule := range c.Tags {
+		if rule.Match.Match(name) {
+			return time.Duration(rule.Fresh)
+		}
+	}
+	return defaultFresh
+}
+
+// Private reports whether a registry is asked with a login; for "", whether any is.
+func (c Config) Private(registry string) bool {
+	for name, u := range c.Upstreams {
+		if (registry == "" || registry == name) && (len(u.Credentials) > 0 || u.DockerConfig != "") {
+			return true
+		}
+	}
+	return false
 }

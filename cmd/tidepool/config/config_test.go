@@ -90,14 +90,14 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestUpstreamFlagReplacesEndpointsOnly(t *testing.T) {
-	l, err := load(t, "upstreams: {r.corp: {endpoints: [https://a, https://b], fetches: 3, realms: [auth.corp]}}", config.Inputs{
+	l, err := load(t, "upstreams: {r.corp: {endpoints: [https://a, https://b], fetches: 3, realm: auth.corp}}", config.Inputs{
 		Flags: map[string][]string{"upstream": {"r.corp=https://x", "new.corp=http://127.0.0.1:1", "r.corp=https://y/z/"}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := l.Upstreams["r.corp"]
-	if s := endpoints(got); s != "https://x https://y/z" || got.Fetches != 3 || got.Realms[0] != "auth.corp" {
+	if s := endpoints(got); s != "https://x https://y/z" || got.Fetches != 3 || got.Realm[0] != "auth.corp" {
 		t.Errorf("got %s and %+v", s, got)
 	}
 	if s := endpoints(l.Upstreams["new.corp"]); s != "http://127.0.0.1:1" {
@@ -172,7 +172,8 @@ upstreams:
     endpoints: [http://plain.corp]
     credentials: [{username: me, password_file: c.yaml}]
   half.corp: {cert_file: c.yaml, fetches: -1}
-  login.corp: {credentials: [{username: me}, {password_file: nowhere}]}
+  login.corp: {credentials: [{username: me}, {username: me, password_file: nowhere}], realm: 'a*'}
+  index.docker.io:
 hosts: {mirror.corp: nobody.corp, 'http://x': ghcr.io}
 tags:
   - {match: "ghcr.oi/**", fresh: 1h}
@@ -184,15 +185,15 @@ c.yaml:5:3: upstreams.Upper.corp: no image name begins with this: want a host in
 c.yaml:6:3: upstreams.short: this is no host that could be asked: say its endpoints
 c.yaml:8:17: upstreams.plain.corp.endpoints[0]: the login would cross the network unencrypted: use https, or say cleartext_login: true
 c.yaml:10:3: upstreams.half.corp: cert_file and key_file go together
-c.yaml:10:43: upstreams.half.corp.fetches: want at least 1
+c.yaml:10:43: upstreams.half.corp.fetches: want a number of downloads, 1 or more
 c.yaml:11:30: upstreams.login.corp.credentials[0]: a login needs a password_file, or the variable TIDEPOOL_PASSWORD_LOGIN_CORP
-c.yaml:11:46: upstreams.login.corp.credentials[1]: a login needs a username
-c.yaml:11:62: upstreams.login.corp.credentials[1].password_file: open nowhere: no such file or directory
-c.yaml:12:9: hosts.mirror.corp: the upstream "nobody.corp" is not configured
-c.yaml:12:35: hosts.http://x: want a host name in lower case, as ghcr.mirror.corp
-c.yaml:14:13: tags[0].match: "ghcr.oi/**" can match no name: the upstream "ghcr.oi" is not configured
-c.yaml:15:5: tags[1]: a rule says how long its tags are fresh
-c.yaml:16:5: tags[2]: no tag comes this far: rule 2 matches all of them`},
+c.yaml:11:94: upstreams.login.corp.realm: "a*": a realm is one host
+c.yaml:12:3: upstreams.index.docker.io: this is another name of docker.io: write that
+c.yaml:13:9: hosts.mirror.corp: the upstream "nobody.corp" is not configured
+c.yaml:13:35: hosts.http://x: want a host name in lower case, as ghcr.mirror.corp
+c.yaml:15:13: tags[0].match: "ghcr.oi/**" can match no name: the upstream "ghcr.oi" is not configured
+c.yaml:16:5: tags[1]: a rule says how long its tags are fresh
+c.yaml:17:5: tags[2]: no tag comes this far: rule 2 matches all of them`},
 		"blamed on what was said": {"well_known: false\n", `c.yaml:1:1: default_upstream: "docker.io" is not configured: list it under upstreams`},
 		"beyond the disk":         {"data: /proc/../tmp\ndisk: 9000PB\n", `c.yaml:2:7: disk: 9000PB is more than the file system of `},
 		"two documents":           {"listen: :1\n---\nlisten: :2\n", "c.yaml:2:1: a second document begins here: the file has one"},
@@ -284,7 +285,7 @@ func TestSecrets(t *testing.T) {
 	const canary = "hunter2"
 	l, err := load(t, "upstreams: {r.corp:5000: {credentials: [{username: me}]}}", config.Inputs{Env: []string{
 		"TIDEPOOL_PASSWORD_R_CORP_5000=" + canary,
-		"TIDEPOOL_USERNAME_DOCKER_IO=acme", "TIDEPOOL_PASSWORD_DOCKER_IO_FILE=/dev/null",
+		"TIDEPOOL_USERNAME_DOCKER_IO=acme", "TIDEPOOL_PASSWORD_DOCKER_IO_FILE=c.yaml",
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +293,7 @@ func TestSecrets(t *testing.T) {
 	if c := l.Upstreams["r.corp:5000"].Credentials[0]; string(c.Password) != canary || c.Username != "me" {
 		t.Errorf("got %+v", c)
 	}
-	if c := l.Upstreams["docker.io"].Credentials[0]; c.Username != "acme" || c.PasswordFile != "/dev/null" {
+	if c := l.Upstreams["docker.io"].Credentials[0]; c.Username != "acme" || c.PasswordFile != "c.yaml" {
 		t.Errorf("got %+v", c)
 	}
 	shown := value(t, l, "upstreams.r.corp:5000.credentials[0].password")

@@ -96,6 +96,9 @@ func (d *decoder) entries(n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) items(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind == yaml.ScalarNode && oneValue(v.Type().Elem()) { // one needs no brackets
+		n = &yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{n}}
+	}
 	if n.Kind != yaml.SequenceNode {
 		d.fault(n, path, "%s: want a list, found %s", path, form(n))
 		return
@@ -157,6 +160,11 @@ func set(v reflect.Value, text string) error {
 func isText(v reflect.Value) bool {
 	_, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
 	return ok
+}
+
+// oneValue reports whether a t is written as one word.
+func oneValue(t reflect.Type) bool {
+	return t.Kind() == reflect.String || isText(reflect.New(t).Elem())
 }
 
 // keys are the names that t's fields have in the file, in order.

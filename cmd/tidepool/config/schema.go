@@ -30,7 +30,7 @@ func schemaOf(v reflect.Value) map[string]any {
 	case t.Kind() == reflect.Map:
 		return map[string]any{"type": "object", "additionalProperties": schemaOf(reflect.Zero(t.Elem()))}
 	case t.Kind() == reflect.Slice:
-		return map[string]any{"type": "array", "items": schemaOf(reflect.Zero(t.Elem()))}
+		return listSchema(t.Elem())
 	case t.Kind() == reflect.Bool:
 		return map[string]any{"type": "boolean"}
 	case t.Kind() == reflect.Int:
@@ -46,6 +46,15 @@ func textSchema(v reflect.Value) map[string]any {
 		return map[string]any{"enum": w.Words()}
 	}
 	return map[string]any{"type": []string{"string", "integer"}}
+}
+
+func listSchema(item reflect.Type) map[string]any {
+	one := schemaOf(reflect.Zero(item))
+	list := map[string]any{"type": "array", "items": one}
+	if !oneValue(item) {
+		return list
+	}
+	return map[string]any{"anyOf": []any{list, one}}
 }
 
 func structSchema(v reflect.Value) map[string]any {

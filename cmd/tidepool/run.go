@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
+	"github.com/tidepool-oci/tidepool/metrics"
+	"github.com/tidepool-oci/tidepool/proxy"
+	"github.com/tidepool-oci/tidepool/proxy/admin"
+	"github.com/tidepool-oci/tidepool/proxy/upstream"
+)
+
+// world is what the demo and tests put in place of the machine. The zero value is the machine itself.
+type world struct {
+	listen func(network, addr string) (net.Listener, error)
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	fs     cache.FS
+	now    func() time.Time
+}
+
+// running is a tidepool that serves. Whoever started it must stop it.
+type running struct {
+	addr, adminAddr net.Addr // where clients and operators come in; adminAddr is nil where admin is off
+
+	cfg      config.Config
+	log      *zap.Logger
+	hubs     *upstream.Hubs
+	store    *cache.Cache
+	door     *http.Server
+	admin    *http.Server
+	servers  sync.WaitGroup
+	broken   chan error // a server that ended by itself
+	draining atomic.Bool
+
+	answers sync.WaitGroup // under way at the door
+	mu      sync.Mutex     // guards over
+	over    bool           // no answer begins any more
+}
+
+// start builds the rooms upon each other and opens the doors. It needs no upstream to be up. What runs in the
+// background ends with stop, not with ctx.
+func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*running, error) {
+	r := &running{cfg: cfg, log: log, broken: make(chan error, 2)}
+	id := "tidepool-" + strings.ToLower(rand.Text()[:8]) // ours alone: two tidepools may stand before each other
+	var err error
+	if r.hubs, err = dialUp(cfg, id, log, w); err != nil {
+		return nil, usageError{err}
+	}
+	if r.store, err = cache.New(context.WithoutCancel(ctx), r.hubs, storeOptions(cfg, log, w)); err != nil {
+		return nil, errors.Join(fmt.Errorf("the store in %s: %w", cfg.Data, err), r.hubs.Close())
+	}
+	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Version: build().Version})
+	r.door = proxy.Server(r.counting(&proxy.Handler{
+		Store: r.store, Names: names(cfg), ID: id, Log: log.Named("proxy"),
+		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)) },
+	}), log)
+	r.admin = adminServer(admin.Handler{
+		Ready: r.ready, Health: r.health, Metrics: numbers.Handler(), Build: build(),
+	}.Routes(), log)
+	if err := r.open(w); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+// dialUp makes the upstreams' clients.
+func dialUp(cfg config.Config, id string, log *zap.Logger, w world) (*upstream.Hubs, error) {
+	return upstream.New(cfg.Hubs(), upstream.Options{
+		AnyUpstream: cfg.AnyUpstream, ID: id, Version: build().Version, Dial: w.dial, Log: log.Named("upstream"),
+	})
+}
+
+func storeOptions(cfg config.Config, log *zap.Logger, w world) cache.Options {
+	scrub := int64(cfg.Scrub)
+	if scrub == 0 {
+		scrub = -1 // off
+	}
+	return cache.Options{
+		Dir: cfg.Data, Disk: cfg.Disk.Of(config.Space(cfg.Data)), Memory: int64(cfg.Memory),
+		Fresh: cfg.Fresh, Private: cfg.Private, ProvenRanges: cfg.Ranges == "proven",
+		Fill:      map[config.Fill]cache.Fill{"auto": cache.FillAuto, "whole": cache.FillWhole, "asked": cache.FillAsked}[cfg.Fill],
+		ScrubRate: scrub, FS: w.fs, Now: w.now, Log: log.Named("cache"),
+	}
+}
+
+// names is what the door must know of the upstreams to read a request.
+func names(cfg config.Config) proxy.Names {
+	n := proxy.Names{Upstreams: map[string]proxy.Upstream{}, Default: cfg.DefaultUpstream, Hosts: cfg.Hosts, Any: cfg.AnyUpstream}
+	for name, u := range cfg.Upstreams {
+		n.Upstreams[name] = proxy.Upstream{Library: name == "docker.io", Prefix: u.Prefix}
+	}
+	return n
+}
+
+// The admin listener answers short questions: who is slower than this is not asking.
+const adminTimeout = 10 * time.Second
+
+func adminServer(h http.Handler, log *zap.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadTimeout: adminTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: zap.NewStdLog(log.Named("admin"))}
+}
+
+// open listens at both doors and serves.
+func (r *running) open(w world) error {
+	if w.listen == nil {
+		w.listen = net.Listen
+	}
+	clients, err := listen(w, "listen", r.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	if r.cfg.Admin != config.Off {
+		operators, err := listen(w, "admin", r.cfg.Admin)
+		if err != nil {
+			return errors.Join(err, clients.Close())
+		}
+		r.adminAddr = operators.Addr()
+		r.serve(r.admin, operators)
+	}
+	r.addr = clients.Addr()
+	r.serve(r.door, proxy.Limit(clients, 0))
+	return nil
+}
+
+// listen says, where it cannot, which flag to change.
+func listen(w world, flag string, addr config.Address) (net.Listener, error) {
+	l, err := w.listen("tcp", string(addr))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use by another program: choose another address with --%s", addr, flag)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s (--%s): %w", addr, flag, err)
+	}
+	return l, nil
+}
+
+func (r *running) serve(s *http.Server, l net.Listener) {
+	r.servers.Go(func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			r.broken <- fmt.Errorf("the server at %s: %w", l.Addr(), err)
+		}
+	})
+}
+
+// counting counts the answers under way, so that the store is closed after the last of them. A request that comes when
+// all is over gets none.
+func (r *running) counting(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !r.begin() {
+			panic(http.ErrAbortHandler)
+		}
+		defer r.answers.Done()
+		h.ServeHTTP(w, req)
+	})
+}
+
+func (r *running) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		r.answers.Add(1)
+	}
+	return !r.over
+}
+
+// wait returns when ctx ends, or with the error of a server that ended before.
+func (r *running) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-r.broken:
+		return err
+	}
+}
+
+// stop refuses new clients, lets running answers end for as long as the configuration gives them, and closes all.
+func (r *running) stop(ctx context.Context) error {
+	r.draining.Store(true)
+	r.log.Info("shutting down", zap.Duration("delay", time.Duration(r.cfg.ShutdownDelay)), zap.Duration("drain", time.Duration(r.cfg.Drain)))
+	pause(ctx, time.Duration(r.cfg.ShutdownDelay))
+	drain, cancel := context.WithTimeout(ctx, time.Duration(r.cfg.Drain))
+	defer cancel()
+	if err := r.door.Shutdown(drain); err != nil {
+		r.log.Warn("answers cut off: they did not end in time (--drain)")
+	}
+	return r.close()
+}
+
+// close ends what is left.
+func (r *running) close() error {
+	err := r.door.Close()
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+	r.answers.Wait() // their connections are gone: they end
+	err = errors.Join(err, r.store.Close(), r.hubs.Close(), r.admin.Close())
+	r.servers.Wait()
+	return err
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

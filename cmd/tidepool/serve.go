@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
+)
+
+func serveCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve pulls until SIGTERM",
+		Long: "Serve pulls until SIGTERM or SIGINT. Every flag is also a key of the configuration file and a TIDEPOOL_ variable;\n" +
+			"flags win over variables, variables over the file. tidepool config example explains the file.",
+		Args: cobra.NoArgs,
+	}
+	load := settings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := load()
+		if err != nil {
+			warn(cmd, cfg.Warnings)
+			return err
+		}
+		log := logger(cfg.Log, cmd.ErrOrStderr())
+		preface(cfg, log)
+		return serve(cmd.Context(), cfg.Config, log, cmd.OutOrStdout())
+	}
+	return cmd
+}
+
+// serve runs until ctx ends, and then ends in order.
+func serve(ctx context.Context, cfg config.Config, log *zap.Logger, out io.Writer) error {
+	r, err := start(ctx, cfg, log, world{})
+	if err != nil {
+		return err
+	}
+	greet(out, r)
+	err = r.wait(ctx)
+	return errors.Join(err, r.stop(context.WithoutCancel(ctx)))
+}
+
+// logger writes lines as the configuration wants them. None is left out: an access log with holes proves nothing.
+func logger(c config.Log, out io.Writer) *zap.Logger {
+	keys := zap.NewProductionEncoderConfig()
+	keys.NameKey, keys.EncodeTime, keys.EncodeDuration = "component", zapcore.ISO8601TimeEncoder, zapcore.StringDurationEncoder
+	encoder := zapcore.NewConsoleEncoder(keys)
+	if c.Format == "json" {
+		encoder = zapcore.NewJSONEncoder(keys)
+	}
+	level, err := zapcore.ParseLevel(string(c.Level))
+	if err != nil {
+		level = zapcore.InfoLevel // of a Config that Load did not make
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
+}
+
+// preface logs what an operator wants to know about how this start came about.
+func preface(cfg config.Loaded, log *zap.Logger) {
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
+	file := cfg.File
+	if file == "" {
+		file = "none"
+	}
+	b := build()
+	log.Info("starting", zap.String("version", b.Version), zap.String("go", b.Go), zap.String("config", file))
+	if limit, ok := limitMemory(os.DirFS("/"), os.Getenv("GOMEMLIMIT")); ok {
+		log.Info("memory limit set from the cgroup", zap.Stringer("limit", config.Size(limit)))
+	}
+	if cfg.Listen.Public() {
+		log.Warn("everyone who reaches this address may pull what tidepool may pull", zap.String("listen", string(cfg.Listen)))
+	}
+}
+
+// greet tells a person what they have now and what to do with it.
+func greet(out io.Writer, r *running) {
+	clients, admin := reachable(r.addr.String()), "off"
+	if r.adminAddr != nil {
+		admin = "http://" + reachable(r.adminAddr.String())
+	}
+	fmt.Fprintf(out, `tidepool %s serves pulls
+  clients     http://%s
+  admin       %s
+  data        %s
+  docker      "registry-mirrors": ["http://%[2]s"]     in /etc/docker/daemon.json
+  containerd  [host."http://%[2]s"]     in /etc/containerd/certs.d/_default/hosts.toml
+For other clients: tidepool setup --help
+`, build().Version, clients, admin, r.cfg.Data)
+}

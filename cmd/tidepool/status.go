@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tidepool-oci/tidepool/metrics"
+	"github.com/tidepool-oci/tidepool/proxy"
+	"github.com/tidepool-oci/tidepool/proxy/admin"
+	"github.com/tidepool-oci/tidepool/proxy/upstream"
+)
+
+var errDraining = errors.New("shutting down")
+
+// ready says whether clients should come.
+func (r *running) ready() error {
+	if r.draining.Load() {
+		return errDraining
+	}
+	return nil
+}
+
+// health is how everything does. An upstream that is down is no illness of ours: what is held is served.
+func (r *running) health() []admin.Check {
+	checks := []admin.Check{{Name: "disk", Err: r.store.Health()}}
+	for _, s := range r.hubs.Stats() {
+		checks = append(checks, admin.Check{Name: "upstream " + s.Registry, Err: trouble(s), Mild: true})
+	}
+	return checks
+}
+
+// trouble is what is wrong with an upstream.
+func trouble(s upstream.Stats) error {
+	var down []string
+	for _, e := range s.Endpoints {
+		if !e.Up {
+			down = append(down, e.URL+" is down: "+e.Error)
+		}
+	}
+	for _, user := range s.Refused {
+		down = append(down, fmt.Sprintf("the login %q is refused", user))
+	}
+	if down == nil {
+		return nil
+	}
+	return errors.New(strings.Join(down, "; "))
+}
+
+// counted are the upstreams' counters. Those that no configuration names are one: clients could name any number.
+func (r *running) counted() []metrics.Upstream {
+	var all []metrics.Upstream
+	others := metrics.Upstream{Name: "other", Limit: -1, Remaining: -1}
+	for _, s := range r.hubs.Stats() {
+		if r.cfg.Upstreams[s.Registry] == nil {
+			others.Requests += s.Requests
+			others.Failures += s.Failures
+			others.Limited += s.Limited
+			others.Bytes += s.Bytes
+			others.Fetches += s.Fetches
+			continue
+		}
+		u := metrics.Upstream{
+			Name: s.Registry, Requests: s.Requests, Failures: s.Failures, Limited: s.Limited, Bytes: s.Bytes, Fetches: s.Fetches,
+			Limit: s.Limit, Remaining: s.Remaining, Endpoints: map[string]bool{}, RefusedLogins: len(s.Refused),
+		}
+		for _, e := range s.Endpoints {
+			u.Endpoints[e.URL] = e.Up
+		}
+		all = append(all, u)
+	}
+	if r.cfg.AnyUpstream {
+		all = append(all, others)
+	}
+	return all
+}
+
+// answer is an exchange at the door as metrics count it.
+func answer(x proxy.Exchange) metrics.Answer {
+	a := metrics.Answer{Tier: x.Tier, Status: x.Status, Bytes: x.Sent, Seconds: x.Took.Seconds(), First: x.First.Seconds()}
+	if x.Ref.Registry != "" {
+		a.Kind = x.Ref.Kind.String()
+	}
+	return a
+}
