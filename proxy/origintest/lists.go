@@ -173,7 +173,8 @@ func fallbackTag(d cache.Digest) string { return d.Algorithm() + "-" + d.Hex() }
 
 // fallback makes the list that such a tag names.
 func (r *repo) fallback(tag string) (cache.Digest, bool) {
-	d, err := cache.ParseDigest(strings.Replace(tag, "-", ":", 1))
+	algorithm, hex, _ := strings.Cut(tag, "-")
+	d, err := cache.ParseDigest(algorithm + ":" + hex)
 	found := r.referring(d)
 	if err != nil || len(found) == 0 {
 		return cache.Digest{}, false

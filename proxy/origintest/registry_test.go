@@ -190,6 +190,9 @@ func TestReferrers(t *testing.T) {
 	if resp, _, _ := get(t, hub, path); resp.StatusCode != 404 {
 		t.Errorf("without the API: %d", resp.StatusCode)
 	}
+	if _, body, _ := get(t, hub, "/v2/a/manifests/"+img.Top.Digest.String()); !img.Top.Digest.Names(body) {
+		t.Errorf("the subject itself: %s", body)
+	}
 }
 
 func TestSchema1(t *testing.T) {
