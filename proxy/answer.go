@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -45,15 +46,17 @@ const (
 	// A client that takes less than this many bytes per second, after some grace, is stuck or means harm.
 	minRate = 1 << 10
 	grace   = time.Minute
+	// The rest of a request that nobody wants is on its way or does not come.
+	linger = time.Second
 )
 
-// Headers that all answers have. The slices are shared: nobody changes the values of a header in place.
+// Values that many answers have. The slices are shared: nobody changes the values of a header in place. A hit
+// has eight headers, which is how many Go's maps hold without growing.
 var (
 	octets      = []string{"application/octet-stream"}
 	jsonType    = []string{"application/json"}
 	bytesUnit   = []string{"bytes"}
 	apiVersion  = []string{"registry/2.0"}
-	noSniff     = []string{"nosniff"} // it is other people's content: a browser that strays here shall not guess its type
 	statusLocal = []string{"tidepool; detail=local"}
 	statusOf    = [...][]string{
 		cache.FromMemory:   {"tidepool; hit; detail=memory"},
@@ -68,8 +71,6 @@ func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
 	if !validToken(a.id) {
 		a.id = newID()
 	}
-	h := w.Header()
-	h["Docker-Distribution-Api-Version"], h["X-Content-Type-Options"] = apiVersion, noSniff
 	a.set("X-Request-Id", a.id)
 	return a
 }
@@ -102,9 +103,8 @@ func (a *answer) origin(f cache.Found) {
 	if f.Stale {
 		a.set("Warning", stale(a.ask.ref))
 	}
-	if f.MediaType == "" {
-		h["Content-Type"] = octets
-	} else {
+	// A manifest says itself of what type it is: one that claims to be a web page must not be shown as one of ours.
+	if h["Content-Type"] = octets; strings.HasPrefix(f.MediaType, "application/") {
 		a.set("Content-Type", f.MediaType)
 	}
 }
@@ -171,9 +171,12 @@ func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	return n, err
 }
 
-// SetWriteDeadline says until when the client must have taken what is written from now on.
+// SetWriteDeadline says until when the client must have taken what is written from now on. There is always one: what
+// net/http still holds when content has been sent must not wait for ever either.
 func (a *answer) SetWriteDeadline(t time.Time) error {
-	a.timed = true
+	if a.timed = true; t.IsZero() {
+		t = time.Now().Add(grace)
+	}
 	return http.NewResponseController(a.w).SetWriteDeadline(t)
 }
 
@@ -218,7 +221,7 @@ func (a *answer) refuse(r *refusal) {
 	if r.key != "" {
 		a.set(r.key, r.value)
 	}
-	if a.r.ContentLength != 0 {
+	if a.r.ContentLength != 0 || a.r.Method == http.MethodConnect {
 		a.unread()
 	}
 	if err := a.send(r.status, r.body()); err != nil {
@@ -226,11 +229,11 @@ func (a *answer) refuse(r *refusal) {
 	}
 }
 
-// unread leaves the body of the request alone: the connection ends with the answer, and nobody waits for the rest
-// longer than for a header.
+// unread ends the connection with the answer, because what the client sends next is not meant as a request. What is
+// on its way already is taken, or the kernel would reset the connection before the client has read the answer.
 func (a *answer) unread() {
 	a.w.Header()["Connection"] = []string{"close"}
-	_ = http.NewResponseController(a.w).SetReadDeadline(time.Now().Add(headerTimeout)) // HTTP/2 needs none
+	_ = http.NewResponseController(a.w).SetReadDeadline(time.Now().Add(linger)) // HTTP/2 has no need of it
 }
 
 // exchange is what there is to say at the end.

@@ -13,7 +13,7 @@ import (
 // root answers to who asks whether this is a registry.
 func (a *answer) root() error {
 	h := a.w.Header()
-	h["Cache-Status"], h["Content-Type"] = statusLocal, jsonType
+	h["Cache-Status"], h["Content-Type"], h["Docker-Distribution-Api-Version"] = statusLocal, jsonType, apiVersion
 	return a.send(http.StatusOK, []byte("{}"))
 }
 

@@ -47,7 +47,7 @@ var (
 	errCatalog = refuse(routeUnknown, "a proxy has no catalogue of its upstreams: list the tags of a repository instead")
 	errMethod  = refuse(readOnly, "this registry only serves pulls: push to the upstream itself").
 			with("Allow", "GET, HEAD")
-	errBody = refuse(bodyInvalid, "a GET or HEAD request must have no body").with("Connection", "close")
+	errBody = refuse(bodyInvalid, "a GET or HEAD request must have no body")
 )
 
 // kinds is the one table that says how a Store's failures are told, and what to do about each. The first row that

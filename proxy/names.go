@@ -1,9 +1,6 @@
 package proxy
 
-import (
-	"net"
-	"strings"
-)
+import "strings"
 
 // Names says which upstreams there are, and by which names requests mean them.
 type Names struct {
@@ -85,10 +82,7 @@ func (n *Names) byHost(host string) string {
 	if u, ok := n.Hosts[host]; ok {
 		return u
 	}
-	if bare, _, err := net.SplitHostPort(host); err == nil {
-		return n.Hosts[bare]
-	}
-	return ""
+	return n.Hosts[host[:max(0, strings.LastIndexByte(host, ':'))]]
 }
 
 // named is the registry that s names, canonically, or why it is refused.
