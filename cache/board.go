@@ -42,7 +42,7 @@ func (c *Cache) embarkOnce(ctx context.Context, b *Blob, want Want, anew bool) e
 	if b.From = FromFlight; began {
 		b.From = FromUpstream
 	}
-	if !began || f.inherited() {
+	if f.inherited() || !f.same(ctx, b.ref) {
 		if err := c.mayFollow(ctx, b.ref); err != nil {
 			return err
 		}
@@ -166,6 +166,12 @@ func (f *flight) inherited() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.part != nil && f.part.reopened
+}
+
+// same reports whether ref, asked for by ctx's caller, is what the flight was begun for: then it has the source's
+// answer for it.
+func (f *flight) same(ctx context.Context, ref Ref) bool {
+	return f.ref == ref && CallerOf(f.ctx) == CallerOf(ctx)
 }
 
 // ended reports whether the flight has failed, so that who comes now must not share its fate.
