@@ -24,7 +24,9 @@ func (x *exchange) send(a *answer) {
 		return
 	}
 	buf := pieces.Get().(*[]byte)
-	defer pieces.Put(buf)
+	if x.r.ProtoMajor == 1 {
+		defer pieces.Put(buf) // over HTTP/2 a write that failed may still be reading it
+	}
 	x.body(a, *buf)
 }
 
