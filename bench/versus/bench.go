@@ -122,15 +122,14 @@ func (b *bench) runAll(ctx context.Context) (all []*result, err error) {
 		if len(b.rows) > 0 && !slices.Contains(b.rows, l.key) {
 			continue
 		}
-		if l.possible != nil {
-			if err := l.possible(); err != nil {
-				b.leftOut[l.title(b)] = err.Error()
-				continue
-			}
+		if err := l.possible(); err != nil {
+			b.leftOut[l.title(b)] = err.Error()
+			continue
 		}
 		results := l.results(b)
-		for rep := range b.reps {
-			fmt.Fprintf(os.Stderr, "%s, %d of %d\n", l.title(b), rep+1, b.reps)
+		reps := l.reps(b)
+		for rep := range reps {
+			fmt.Fprintf(os.Stderr, "%s, %d of %d\n", l.title(b), rep+1, reps)
 			b.runOnce(ctx, l, rep, results)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

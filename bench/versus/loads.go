@@ -14,12 +14,13 @@ import (
 
 // load is one kind of work: what is done to a server, and what is read off it.
 type load struct {
-	key      string // what -rows calls it; several loads may share one
-	name     string // SIZE stands for that of the large blobs
-	fresh    bool   // wants a server that has done nothing before but the verified pulls
-	metrics  []metric
-	run      func(ctx context.Context, b *bench, s *server) ([]float64, error) // one value a metric
-	possible func() error                                                      // why it cannot be run here; nil: it can
+	key     string // what -rows calls it; several loads may share one
+	name    string // SIZE stands for that of the large blobs
+	fresh   bool   // wants a server that has done nothing before but the verified pulls
+	most    int    // repetitions; 0: as many as are asked for
+	metrics []metric
+	run     func(ctx context.Context, b *bench, s *server) ([]float64, error) // one value a metric
+	needs   string                                                            // a program that must be installed
 }
 
 // metric is one figure, and what tidepool is to reach in it.
@@ -33,7 +34,7 @@ type metric struct {
 const (
 	stormClients   = 20
 	stormPace      = 200_000_000            // bytes per second: a good uplink's single connection
-	throughputTime = 400 * time.Millisecond // a hundred whole pulls at least, so that none weighs much
+	throughputTime = 700 * time.Millisecond // several whole pulls at least, so that none weighs much
 	stoppedClients = 1000
 )
 
@@ -79,11 +80,16 @@ func hotBlob(conns int) load {
 // hotManifest asks for a manifest that is held as often as 64 connections can.
 func hotManifest(by string, path func(*bench) string) load {
 	return load{
-		key: "manifest", name: "hot 1 KiB manifest by " + by + ", 64 connections", possible: wrkInstalled,
-		metrics: []metric{{name: "rate", unit: "requests/s", atLeast: map[string]float64{"docker-registry": 20, "nginx": 0.75}}},
+		key: "manifest", name: "hot 1 KiB manifest by " + by + ", 64 connections", needs: "wrk",
+		metrics: []metric{
+			{name: "rate", unit: "requests/s", atLeast: map[string]float64{"docker-registry": 20, "nginx": 0.75}},
+			{name: "server's processor time", unit: "µs/request", digits: 1},
+		},
 		run: func(ctx context.Context, b *bench, s *server) ([]float64, error) {
-			rate, err := wrk(ctx, b.dir, "http://"+s.listen+path(b))
-			return []float64{rate}, err
+			used := cpuTime(s.cmd.Process.Pid)
+			answers, took, err := wrk(ctx, b.dir, "http://"+s.listen+path(b))
+			used = cpuTime(s.cmd.Process.Pid) - used
+			return []float64{answers / took.Seconds(), used.Seconds() / answers * 1e6}, err
 		},
 	}
 }
@@ -208,6 +214,22 @@ func atOnce(conns []*conn, work func(i int, c *conn) error) error {
 
 func (l load) title(b *bench) string {
 	return strings.ReplaceAll(l.name, "SIZE", fmt.Sprintf("%d MiB", b.size>>20))
+}
+
+// possible is nil where l can be run.
+func (l load) possible() error {
+	if l.needs == "" {
+		return nil
+	}
+	_, err := installed(l.needs)
+	return err
+}
+
+func (l load) reps(b *bench) int {
+	if l.most > 0 {
+		return min(b.reps, l.most)
+	}
+	return b.reps
 }
 
 func (l load) results(b *bench) (all []*result) {

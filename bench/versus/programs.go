@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // wrkScript prints what wrk measured so that a program can read it.
@@ -20,40 +20,35 @@ done = function(s, l, r)
 end
 `
 
-func wrkInstalled() error {
-	_, err := installed("wrk")
-	return err
-}
-
-// wrk asks for url on 64 connections for two seconds and returns the answers per second.
-func wrk(ctx context.Context, dir, url string) (float64, error) {
+// wrk asks for url on 64 connections for two seconds; it returns how many answers came in what time.
+func wrk(ctx context.Context, dir, url string) (answers float64, took time.Duration, err error) {
 	bin, err := installed("wrk")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	script := filepath.Join(dir, "wrk.lua")
 	if err := os.WriteFile(script, []byte(wrkScript), 0o600); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	out, err := exec.CommandContext(ctx, bin, "-t2", "-c64", "-d2s", "-s", script, "-H", "Accept: "+manifestType, url).CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("wrk: %w: %s", err, lastLine(out))
+		return 0, 0, fmt.Errorf("wrk: %w: %s", err, lastLine(out))
 	}
-	return rateOf(out)
+	return readWrk(out)
 }
 
-// rateOf reads the script's line: answers, microseconds, bytes, errors. An error or an answer shorter than the
+// readWrk reads the script's line: answers, microseconds, bytes, errors. An error or an answer shorter than the
 // manifest spoils the figure.
-func rateOf(out []byte) (float64, error) {
-	var answers, took, size, failed float64
-	line := []byte(lastLine(out))
-	if _, err := fmt.Sscanf(string(bytes.ReplaceAll(line, []byte("\t"), []byte(" "))), "result %g %g %g %g", &answers, &took, &size, &failed); err != nil {
-		return 0, fmt.Errorf("wrk said %q: %w", line, err)
+func readWrk(out []byte) (answers float64, took time.Duration, err error) {
+	var micros, size, failed float64
+	line := strings.ReplaceAll(lastLine(out), "\t", " ")
+	if _, err := fmt.Sscanf(line, "result %g %g %g %g", &answers, &micros, &size, &failed); err != nil {
+		return 0, 0, fmt.Errorf("wrk said %q: %w", line, err)
 	}
 	if failed > 0 || answers == 0 || size < answers*manifestSize {
-		return 0, fmt.Errorf("wrk: %.0f of %.0f requests failed, %.0f bytes in all", failed, answers, size)
+		return 0, 0, fmt.Errorf("wrk: %.0f of %.0f requests failed, %.0f bytes in all", failed, answers, size)
 	}
-	return answers / took * 1e6, nil
+	return answers, time.Duration(micros) * time.Microsecond, nil
 }
 
 // record profiles pid and its children with perf into a file of dir named after what is done, until it is called off.

@@ -133,18 +133,18 @@ func TestManifestIsOneKiB(t *testing.T) {
 	}
 }
 
-func TestRateOf(t *testing.T) {
+func TestReadWrk(t *testing.T) {
 	for said, want := range map[string]string{
-		"Running 2s test\nresult\t1000\t2000000\t1200000\t0\n": "500 <nil>",
-		"result\t1000\t2000000\t1200000\t1":                    "0 wrk: 1 of 1000 requests failed, 1200000 bytes in all",
-		"result\t1000\t2000000\t12000\t0":                      "0 wrk: 0 of 1000 requests failed, 12000 bytes in all",
+		"Running 2s test\nresult\t1000\t2000000\t1200000\t0\n": "1000 2s <nil>",
+		"result\t1000\t2000000\t1200000\t1":                    "0 0s wrk: 1 of 1000 requests failed, 1200000 bytes in all",
+		"result\t1000\t2000000\t12000\t0":                      "0 0s wrk: 0 of 1000 requests failed, 12000 bytes in all",
 	} {
-		rate, err := rateOf([]byte(said))
-		if got := fmt.Sprintf("%g %v", rate, err); got != want {
+		answers, took, err := readWrk([]byte(said))
+		if got := fmt.Sprintf("%g %v %v", answers, took, err); got != want {
 			t.Errorf("%q gave %s, want %s", said, got, want)
 		}
 	}
-	if _, err := rateOf([]byte("unable to connect")); err == nil {
+	if _, _, err := readWrk([]byte("unable to connect")); err == nil {
 		t.Error("an unreadable line was not noticed")
 	}
 }
