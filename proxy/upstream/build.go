@@ -25,7 +25,7 @@ func newHub(c Config, s *shared, written bool) (*hub, error) {
 	f := &faults{registry: c.Name}
 	h := &hub{
 		name: c.Name, agent: "tidepool/" + s.Version, shared: s,
-		guard: newGuard(c.Name, s.Options),
+		guard: newGuard(c.Name, s.Options, &s.conns),
 		keys:  &keys{registry: c.Name, credentials: c.Credentials, log: s.Log},
 		slots: make(chan struct{}, fetches(c, f)),
 	}

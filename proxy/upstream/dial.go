@@ -26,12 +26,13 @@ type guard struct {
 	network  func(ctx context.Context, network, addr string) (net.Conn, error) // in place of dialer
 	resolver *net.Resolver
 	timeout  time.Duration
+	conns    *conns
 }
 
 // errInside is why the guard refused.
 var errInside = errors.New("refused to go there")
 
-func newGuard(registry string, o Options) *guard {
+func newGuard(registry string, o Options, open *conns) *guard {
 	keepAlive := net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}
 	return &guard{
 		registry: registry,
@@ -40,6 +41,7 @@ func newGuard(registry string, o Options) *guard {
 		network:  o.Dial,
 		resolver: o.Resolver,
 		timeout:  o.Timeouts.Connect,
+		conns:    open,
 	}
 }
 
@@ -48,10 +50,13 @@ func (g *guard) dial(ctx context.Context, network, addr string) (net.Conn, error
 	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, fmt.Errorf("no connection to %s within %v", addr, g.timeout))
 	defer cancel()
 	c, err := g.connect(ctx, network, addr)
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, err
 	}
-	return c, err
+	return g.conns.add(c)
 }
 
 func (g *guard) connect(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -34,6 +34,7 @@ type shared struct {
 	Options
 	tokens  calls[tokenKey, token]
 	helpers calls[helperKey, login]
+	conns   conns
 }
 
 // try asks one endpoint after the other until one has an answer.

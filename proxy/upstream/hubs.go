@@ -140,14 +140,11 @@ func (h *Hubs) onDemand(name string) (*hub, error) {
 	return one, nil
 }
 
-// Close gives up what runs in the background and closes idle connections. Bodies that are still being read stay good
-// until their contexts end.
+// Close ends everything: what runs in the background, and every connection, so that bodies still being read break off.
 func (h *Hubs) Close() error {
 	h.shared.tokens.close()
 	h.shared.helpers.close()
-	for _, one := range h.all() {
-		one.roads.closeIdle()
-	}
+	h.shared.conns.close()
 	return nil
 }
 

@@ -82,10 +82,12 @@ func TestUnchanged(t *testing.T) {
 func TestResolveByGET(t *testing.T) {
 	head := []origintest.Match{origintest.Manifest, origintest.HEAD}
 	for name, spoil := range map[string]func(*origintest.Origin){
-		"no HEAD":         func(o *origintest.Origin) { o.When(head...).Status(405) },
-		"no digest":       func(o *origintest.Origin) { o.When().Header("Docker-Content-Digest", "") },
-		"no good digest":  func(o *origintest.Origin) { o.When(head...).Header("Docker-Content-Digest", "sha256:12") },
-		"odd digest":      func(o *origintest.Origin) { o.When().Header("Docker-Content-Digest", "md5:d41d8cd98f00b204e9800998ecf8427e") },
+		"no HEAD":        func(o *origintest.Origin) { o.When(head...).Status(405) },
+		"no digest":      func(o *origintest.Origin) { o.When().Header("Docker-Content-Digest", "") },
+		"no good digest": func(o *origintest.Origin) { o.When(head...).Header("Docker-Content-Digest", "sha256:12") },
+		"odd digest": func(o *origintest.Origin) {
+			o.When().Header("Docker-Content-Digest", "md5:d41d8cd98f00b204e9800998ecf8427e")
+		},
 		"no type in HEAD": func(o *origintest.Origin) { o.When(head...).Header("Content-Type", "application/octet-stream") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -258,14 +260,16 @@ func TestBlobAnswersRefused(t *testing.T) {
 		"more than the part": {func(r *origintest.Rule) { r.Partial(1000, 501) }, part, cache.ErrUnavailable},
 		"which part?":        {func(r *origintest.Rule) { r.Header("Content-Range", "") }, part, cache.ErrUnavailable},
 		"mad part":           {func(r *origintest.Rule) { r.Header("Content-Range", "bytes 1000-1499/7") }, part, cache.ErrUnavailable},
-		"several parts":      {func(r *origintest.Rule) { r.Header("Content-Range", "").Header("Content-Type", "multipart/byteranges; boundary=x") }, part, cache.ErrUnavailable},
-		"416":                {func(r *origintest.Rule) { r.Status(416) }, part, cache.ErrUnavailable},
-		"gzip":               {func(r *origintest.Rule) { r.Gzip() }, cache.Whole, cache.ErrUnavailable},
-		"gzipped part":       {func(r *origintest.Rule) { r.Header("Content-Encoding", "br") }, part, cache.ErrUnavailable},
-		"cut":                {func(r *origintest.Rule) { r.CutAt(1000) }, cache.Whole, io.ErrUnexpectedEOF},
-		"cut part":           {func(r *origintest.Rule) { r.CutAt(100) }, part, io.ErrUnexpectedEOF},
-		"cut, no length":     {func(r *origintest.Rule) { r.NoLength().CutAt(1000) }, cache.Whole, io.ErrUnexpectedEOF},
-		"reset":              {func(r *origintest.Rule) { r.ResetAt(1000) }, cache.Whole, cache.ErrUnavailable},
+		"several parts": {func(r *origintest.Rule) {
+			r.Header("Content-Range", "").Header("Content-Type", "multipart/byteranges; boundary=x")
+		}, part, cache.ErrUnavailable},
+		"416":            {func(r *origintest.Rule) { r.Status(416) }, part, cache.ErrUnavailable},
+		"gzip":           {func(r *origintest.Rule) { r.Gzip() }, cache.Whole, cache.ErrUnavailable},
+		"gzipped part":   {func(r *origintest.Rule) { r.Header("Content-Encoding", "br") }, part, cache.ErrUnavailable},
+		"cut":            {func(r *origintest.Rule) { r.CutAt(1000) }, cache.Whole, io.ErrUnexpectedEOF},
+		"cut part":       {func(r *origintest.Rule) { r.CutAt(100) }, part, io.ErrUnexpectedEOF},
+		"cut, no length": {func(r *origintest.Rule) { r.NoLength().CutAt(1000) }, cache.Whole, io.ErrUnexpectedEOF},
+		"reset":          {func(r *origintest.Rule) { r.ResetAt(1000) }, cache.Whole, cache.ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := origintest.New()

@@ -122,7 +122,9 @@ func TestCVE_2026_33990_EveryPathToATokenIsGuarded(t *testing.T) {
 	w := newTown(t)
 	w.names("https://evil.tld/token")
 	for path, err := range everyPath(soon(t), w.source(t, upstream.Config{}), cache.Sum(nil)) {
-		t.Run(path, func(t *testing.T) { wantErr(t, err, cache.ErrUnavailable, "set realm: evil.tld under upstreams.reg.test") })
+		t.Run(path, func(t *testing.T) {
+			wantErr(t, err, cache.ErrUnavailable, "set realm: evil.tld under upstreams.reg.test")
+		})
 	}
 	w.atHome(t)
 }

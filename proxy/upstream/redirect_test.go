@@ -192,4 +192,3 @@ func TestMissingBehindARedirect(t *testing.T) {
 	_, err := hubs(t, upstream.Options{}, c).Open(t.Context(), blobRef(blob.Digest()), cache.Whole)
 	wantErr(t, err, cache.ErrNotFound)
 }
-
