@@ -186,18 +186,21 @@ func (h *hub) tokenTrip(ctx context.Context, e *endpoint, realm *url.URL, key to
 	return &reply{Response: r, ctx: ctx, cancel: cancel, host: originOf(&u).String(), secrets: key.who.secrets()}, nil
 }
 
-// tokenRefusal is the error for an answer that is no token.
+// tokenRefusal is the error for an answer that is no token. It says nothing of what the token was wanted for, unless the
+// server means the repository.
 func (h *hub) tokenRefusal(who login, r *reply) error {
 	status := r.StatusCode
 	err := h.refusal(r)
 	switch {
 	case isRedirect(status):
-		return broken("%s redirects, which a token server must not", r.host)
+		return refused(cache.ErrUnavailable, "%s redirects, which a token server must not", r.host)
 	case status == http.StatusUnauthorized && !who.anonymous():
 		return h.keys.park(who, err)
 	case status == http.StatusForbidden && !who.anonymous() && !h.keys.accepted(who):
 		// some say so of the repository, some of the login; of one that was never good nothing final is said
 		return explain(refused(cache.ErrUnavailable, "%v", err), "is the login under upstreams.%s right?", h.name)
+	case errors.Is(err, cache.ErrNotFound):
+		return refused(cache.ErrUnavailable, "%v", err)
 	}
 	return err
 }
