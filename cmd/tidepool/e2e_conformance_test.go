@@ -33,6 +33,7 @@ func TestConformance(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\s*(\w+)\.+:\s+([0-9]+)$`).FindAllStringSubmatch(printed, -1) {
 		counts[strings.ToLower(m[1])], _ = strconv.Atoi(m[2])
 	}
+	t.Log(counts)
 	if counts["fail"] > 0 || counts["error"] > 0 || counts["pass"] < leastPasses {
 		t.Errorf("%v, want no fail, no error and at least %d passes:\n%s", counts, leastPasses, printed)
 	}

@@ -74,7 +74,7 @@ func TestDrain(t *testing.T) {
 	close(terminated)
 	stalled.Release()
 	all.Wait()
-	if code := pool.stop(t); code != 0 {
+	if code := pool.wait(t); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -106,7 +106,8 @@ func TestSendfile(t *testing.T) {
 	}
 	tracer.stop(t)
 	moved := bytesBy(t, calls)
-	if moved["sendfile"] < size {
+	const first = 512 // bytes that net/http puts behind the header, in one packet with it
+	if moved["sendfile"] < size-first {
 		t.Errorf("%d bytes of %d went out by sendfile", moved["sendfile"], size)
 	}
 	delete(moved, "sendfile")

@@ -119,10 +119,16 @@ func (p *process) running() bool {
 func (p *process) stop(t *testing.T) int {
 	t.Helper()
 	p.Process.Signal(syscall.SIGTERM)
+	return p.wait(t)
+}
+
+// wait waits for p to end, and returns its exit status.
+func (p *process) wait(t *testing.T) int {
+	t.Helper()
 	select {
 	case <-p.exited:
 	case <-time.After(patience):
-		t.Errorf("%s did not end on SIGTERM", p.name)
+		t.Errorf("%s did not end", p.name)
 		p.kill()
 	}
 	return p.ProcessState.ExitCode()
