@@ -1,0 +1,136 @@
+package deploy_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
+	"github.com/tidepool-oci/tidepool/deploy"
+)
+
+func load(t *testing.T, text string) config.Loaded {
+	t.Helper()
+	l, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader(text)})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return l
+}
+
+// What the manual shows as the default is.
+func TestManualShowsDefaults(t *testing.T) {
+	got, want := load(t, string(deploy.Config)).Config, load(t, "data: /var/lib/tidepool").Config
+	want.Hosts = map[string]string{}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// The manual's examples are lines with a # and no single space behind it. They hold too, and with them every key is
+// there.
+func TestManualHasEveryKey(t *testing.T) {
+	dir := t.TempDir()
+	text := regexp.MustCompile(`(?m)^#(  +|[^ #\n])`).ReplaceAllString(string(deploy.Config), "$1")
+	text = strings.Replace(text, "hosts: {}", "hosts:", 1)
+	text = regexp.MustCompile(`/(run/secrets|etc/ssl)/`).ReplaceAllString(text, dir+"/")
+	certificate, key := pair(t)
+	for name, content := range map[string]string{"registry": "secret\n", "registry2": "secret\n", "config.json": "{}",
+		"corp.pem": certificate, "tidepool.pem": certificate, "tidepool.key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := load(t, text)
+	for key := range keys(reflect.TypeFor[config.Config](), "") {
+		if !regexp.MustCompile(`(?m)(^|[ {])` + key + `:`).MatchString(text) {
+			t.Errorf("the manual does not have %s", key)
+		}
+	}
+	if u := l.Upstreams["registry.corp"]; len(u.RedirectHosts) != 3 || len(u.Credentials) != 2 || !l.Upstreams["hub"].Prefix {
+		t.Errorf("the examples are read as %+v", u)
+	}
+	if l.Hosts["ghcr.mirror.corp"] != "ghcr.io" || len(l.Tags) != 3 {
+		t.Errorf("the examples are read as %+v and %+v", l.Hosts, l.Tags)
+	}
+}
+
+// pair is a certificate and its key.
+func pair(t *testing.T) (certificate, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// keys are the names of all keys below t.
+func keys(t reflect.Type, name string) map[string]bool {
+	all := map[string]bool{}
+	if name != "" && name != "-" {
+		all[name] = true
+	}
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		for k := range keys(t.Elem(), "") {
+			all[k] = true
+		}
+	case reflect.Struct:
+		for f := range t.Fields() {
+			for k := range keys(f.Type, f.Tag.Get("yaml")) {
+				all[k] = true
+			}
+		}
+	}
+	return all
+}
+
+// Editors read the schema that the manual's first line names.
+func TestSchema(t *testing.T) {
+	want, err := config.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("config.schema.json")
+	if err != nil || !bytes.Equal(bytes.TrimSpace(got), want) {
+		t.Errorf("it is not what tidepool config schema prints: go run ./cmd/tidepool config schema >deploy/config.schema.json (%v)", err)
+	}
+}
+
+// Each client's snippet is for the address asked for, and says what to do with it apart from it.
+func TestClients(t *testing.T) {
+	want := "buildkit containerd crio docker helm k3s kind nerdctl podman"
+	if got := strings.Join(deploy.Clients(), " "); got != want {
+		t.Errorf("got %s", got)
+	}
+	for _, name := range deploy.Clients() {
+		hints, snippet := deploy.Client(name, "10.1.2.3:99")
+		if !strings.Contains(hints+snippet, "10.1.2.3:99") || strings.Contains(hints+snippet, ":5000\"") {
+			t.Errorf("%s: the address is not in\n%s%s", name, hints, snippet)
+		}
+		if hints == "" || snippet == "" || strings.HasPrefix(snippet, "#") {
+			t.Errorf("%s: hints %q, snippet %q", name, hints, snippet)
+		}
+	}
+}
