@@ -71,7 +71,7 @@ func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*r
 		Ready: r.ready, Health: r.health, Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	if err := r.open(w); err != nil {
-		return nil, errors.Join(err, r.close())
+		return nil, errors.Join(err, r.close(context.WithoutCancel(ctx)))
 	}
 	return r, nil
 }
@@ -196,17 +196,19 @@ func (r *running) stop(ctx context.Context) error {
 	if err := r.door.Shutdown(drain); err != nil {
 		r.log.Warn("answers cut off: they did not end in time (--drain)")
 	}
-	return r.close()
+	return r.close(ctx)
 }
 
-// close ends what is left.
-func (r *running) close() error {
+// close ends what is left: the doors first, so that nobody asks for what is closed already.
+func (r *running) close(ctx context.Context) error {
 	err := r.door.Close()
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
 	r.answers.Wait() // their connections are gone: they end
-	err = errors.Join(err, r.store.Close(), r.hubs.Close(), r.admin.Close())
+	short, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	err = errors.Join(err, r.admin.Shutdown(short), r.store.Close(), r.hubs.Close())
 	r.servers.Wait()
 	return err
 }

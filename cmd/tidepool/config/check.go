@@ -135,7 +135,7 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 		}
 	}
 	for i, e := range u.Endpoints {
-		if e.exposed() && len(u.Credentials) > 0 && !u.CleartextLogin {
+		if e.exposed() && u.hasLogin() && !u.CleartextLogin {
 			l.wrong(fmt.Sprintf("%s.endpoints[%d]", key, i), "the login would cross the network unencrypted: use https, or say cleartext_login: true")
 		}
 	}

@@ -176,9 +176,11 @@ func (c Config) Fresh(ref cache.Ref) time.Duration {
 // Private reports whether a registry is asked with a login; for "", whether any is.
 func (c Config) Private(registry string) bool {
 	for name, u := range c.Upstreams {
-		if (registry == "" || registry == name) && (len(u.Credentials) > 0 || u.DockerConfig != "") {
+		if (registry == "" || registry == name) && u.hasLogin() {
 			return true
 		}
 	}
 	return false
 }
+
+func (u *Upstream) hasLogin() bool { return len(u.Credentials) > 0 || u.DockerConfig != "" }

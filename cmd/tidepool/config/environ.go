@@ -15,10 +15,11 @@ const (
 	passwordPrefix = "TIDEPOOL_PASSWORD_"
 )
 
+// environment is what os.Environ says by name. An empty variable says nothing: it is how compose files unset one.
 func environment(pairs []string) map[string]string {
 	env := map[string]string{}
 	for _, pair := range pairs {
-		if name, value, ok := strings.Cut(pair, "="); ok && name != "" {
+		if name, value, _ := strings.Cut(pair, "="); value != "" {
 			env[name] = value
 		}
 	}
