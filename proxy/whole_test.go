@@ -70,16 +70,23 @@ func (p *pool) serve(t *testing.T, h http.Handler) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.listen(t, h, proxy.Limit(l, 0))
+}
+
+// listen serves h at l.
+func (p *pool) listen(t *testing.T, h http.Handler, l net.Listener) {
+	t.Helper()
 	s := proxy.Server(h, nil)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = s.Serve(proxy.Limit(l, 0))
+		_ = s.Serve(l)
 	}()
 	p.url = "http://" + l.Addr().String()
-	p.client = &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	p.client = client
 	t.Cleanup(func() {
-		p.client.CloseIdleConnections()
+		client.CloseIdleConnections()
 		_ = s.Close()
 		<-done
 	})
@@ -358,6 +365,72 @@ func TestHeadOfAColdBlob(t *testing.T) {
 	}
 }
 
+// Who asks for a part of a blob that is not held costs the hub that part and little more.
+func TestPartOfAColdBlob(t *testing.T) {
+	o := origintest.New()
+	content := o.PutBlob("library/app", origintest.Synthetic(10, 32<<20))
+	p := start(t, o)
+	for _, ranges := range []string{"bytes=16777216-16778215", "bytes=16777216-16777300,16777000-16777100", "bytes=-1"} {
+		if a := p.get(t, blob("app", content.Digest()), "Range", ranges); a.StatusCode != 206 || a.err != nil {
+			t.Errorf("%s: %d %v", ranges, a.StatusCode, a.err)
+		}
+	}
+	if err := o.AwaitIdle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := o.Sent(content.Digest()).Total(); n > 4<<20 {
+		t.Errorf("the hub sent %d bytes", n)
+	}
+}
+
+// "bytes=0-", which some clients send with everything, costs no question about the size.
+func TestRangeFromTheStart(t *testing.T) {
+	o := origintest.New()
+	content := o.PutBlob("library/app", origintest.Synthetic(11, 1<<20))
+	p := start(t, o)
+	a := p.get(t, blob("app", content.Digest()), "Range", "bytes=0-")
+	a.is(t, 206, content.Bytes())
+	a.has(t, "Content-Range", fmt.Sprintf("bytes 0-%d/%d", 1<<20-1, 1<<20))
+	if n := o.Count(origintest.HEAD); n != 0 {
+		t.Errorf("%d times HEAD", n)
+	}
+}
+
+// Until a byte is sent, a failure can be told, and nothing of the answer that was being prepared is left in it.
+func TestFailureBeforeTheFirstByte(t *testing.T) {
+	o := origintest.New()
+	content := o.PutBlob("library/app", origintest.Synthetic(12, 1<<20))
+	o.When(origintest.Blob, origintest.GET).CutAt(0)
+	p := start(t, o)
+	for i, ranges := range []string{"", "bytes=5-9", "bytes=5-9,20-30"} {
+		a := p.get(t, blob("app", content.Digest()), "Range", ranges)
+		if a.StatusCode != 502 || code(string(a.body)) != "UNAVAILABLE" || a.err != nil {
+			t.Errorf("%q: %d %.100q %v", ranges, a.StatusCode, a.body, a.err)
+		}
+		a.has(t, "Etag", "", "Docker-Content-Digest", "", "Content-Range", "", "Accept-Ranges", "",
+			"Content-Type", "application/json", "Content-Length", fmt.Sprint(len(a.body)))
+		if x := p.last(i + 1); x.Tier != "" || x.Digest != "" || x.Torn {
+			t.Errorf("%q: %+v", ranges, x)
+		}
+	}
+}
+
+// A manifest says itself of what type it is. What claims to be a web page must not become one of ours.
+func TestTypeOfAPage(t *testing.T) {
+	o := origintest.New()
+	page := origintest.Bytes([]byte(
+		`{"schemaVersion":2,"mediaType":"text/html","config":{},"layers":[],"x":"<script>alert(1)</script>"}`))
+	o.PutManifest("library/app", "page", "text/html", page)
+	o.PutManifest("library/app", "claim", origintest.OCIManifest, page)
+	p := start(t, o)
+	for _, path := range []string{"/v2/app/manifests/page", "/v2/app/manifests/claim", manifest("app", page.Digest()),
+		blob("app", page.Digest())} {
+		if a := p.get(t, path); strings.Contains(a.Header.Get("Content-Type"), "html") {
+			t.Errorf("%s: %d %v", path, a.StatusCode, a.Header)
+		}
+	}
+}
+
 func TestCacheStatus(t *testing.T) {
 	o := origintest.New()
 	content := o.PutBlob("library/app", origintest.Synthetic(4, 1<<20))
@@ -590,10 +663,10 @@ func TestWrongBytesAreCutOff(t *testing.T) {
 // To an HTTP/1.0 client the end of the connection is the end of the content, so it gets nothing before all is proven.
 func TestHTTP10(t *testing.T) {
 	o := origintest.New()
-	good := o.PutBlob("library/app", origintest.Synthetic(6, 1<<20))
-	bad := o.PutBlob("library/app", origintest.Synthetic(8, 1<<20))
-	o.When(origintest.Of(bad.Digest()), origintest.GET).Flip(1 << 10)
-	o.When(origintest.Of(good.Digest()), origintest.GET).NoLength()
+	good := o.PutBlob("library/app", origintest.Synthetic(6, 4<<20))
+	bad := o.PutBlob("library/app", origintest.Synthetic(8, 4<<20))
+	o.When(origintest.Of(bad.Digest()), origintest.GET).Flip(3 << 20).Pace(16 << 20) // so that the door is ahead of it
+	o.When(origintest.Of(good.Digest()), origintest.GET).NoLength().Pace(16 << 20)
 	p := start(t, o)
 	res, body := p.old(t, blob("app", good.Digest()), "")
 	if res.StatusCode != 200 || !bytes.Equal(body, good.Bytes()) || res.ContentLength != good.Size() {
