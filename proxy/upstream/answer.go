@@ -29,7 +29,7 @@ func (h *hub) judge(e *endpoint, q query, r *reply) error {
 		return h.refusal(r)
 	}
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return broken("%s answered with the content encoding %q, which was not asked for", r.host, clean(enc))
+		return broken("%s answered with the content encoding %q, which was not asked for", r.host, r.clean(enc))
 	}
 	if t := mediaType(r.Header); t == "text/html" || t == "application/xhtml+xml" {
 		return broken("%s answered with a web page: a login page or another proxy in between?", r.host)
@@ -54,7 +54,7 @@ func (h *hub) refusal(r *reply) error {
 	code, text := r.phrase()
 	if s := r.StatusCode; s == http.StatusTooManyRequests || code == "TOOMANYREQUESTS" && s >= 400 && s < 500 {
 		h.count.limited.Add(1)
-		return h.limit(r.Header, text)
+		return h.limit(r, text)
 	}
 	told := r.host + " answered " + strconv.Itoa(r.StatusCode)
 	if text != "" {
@@ -78,11 +78,11 @@ func (h *hub) refusal(r *reply) error {
 }
 
 // limit is the error that a 429 stands for.
-func (h *hub) limit(header http.Header, text string) error {
+func (h *hub) limit(r *reply, text string) error {
 	return &cache.LimitedError{
 		Registry: h.name,
-		Whose:    clean(header.Get("Docker-Ratelimit-Source")),
-		Until:    retryAfter(header, time.Now()),
+		Whose:    r.clean(r.Header.Get("Docker-Ratelimit-Source")),
+		Until:    retryAfter(r.Header, time.Now()),
 		Detail:   text,
 	}
 }
@@ -123,12 +123,12 @@ func (r *reply) phrase() (code, text string) {
 			code = doc.Errors[0].Code
 		}
 		parts = append(parts, doc.Details, doc.Message)
-		return code, clean(strings.Join(parts, " "), r.secrets...)
+		return code, r.clean(strings.Join(parts, " "))
 	}
 	if mediaType(r.Header) == "text/plain" {
 		text = string(b)
 	}
-	return "", clean(text, r.secrets...)
+	return "", r.clean(text)
 }
 
 // errorBody is the beginning of an answer that is an error, as much of it as comes in a moment. The answer is given

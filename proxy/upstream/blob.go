@@ -36,7 +36,7 @@ func blobAnswer(r *reply, want cache.Want) (a cache.Answer, length int64, err er
 	length = last - first + 1
 	switch {
 	case !ok || first < 0:
-		return a, 0, broken("%s answered with a part, but not with which (Content-Range %q)", r.host, clean(r.Header.Get("Content-Range")))
+		return a, 0, broken("%s answered with a part, but not with which (Content-Range %q)", r.host, r.clean(r.Header.Get("Content-Range")))
 	case first != want.Off || want.N >= 0 && length > max(want.N, 1):
 		return a, 0, broken("%s answered with another part than was asked for", r.host)
 	case r.ContentLength >= 0 && r.ContentLength != length:

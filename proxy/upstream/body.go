@@ -14,25 +14,21 @@ import (
 // body is an answer's body under watch. While somebody reads, it fails when no byte has come for a while; a reader who
 // pauses costs the upstream nothing. It ends with io.EOF only where what was announced has come, no less and no more.
 type body struct {
-	from  io.ReadCloser
+	r     *reply
 	left  int64 // bytes still to come; negative: not announced
 	stall time.Duration
 	watch *time.Timer
-
-	ctx    context.Context // the request's: its cause says why a read failed
-	cancel context.CancelCauseFunc
-
 	ended error // what every Read after the last returns; only the reader touches it
+
 	count func(n int)
 	once  sync.Once
 	done  func(err error) // how it ended: nil for read to the end or given up
 }
 
+// newBody watches r's body, of which left bytes were announced.
 func newBody(r *reply, left int64, stall time.Duration, count func(int), done func(error)) *body {
-	b := &body{from: r.Body, left: left, stall: stall, ctx: r.ctx, cancel: r.cancel, count: count, done: done}
-	b.watch = time.AfterFunc(stall, func() {
-		b.cancel(broken("%s sent no byte for %v", r.host, stall))
-	})
+	b := &body{r: r, left: left, stall: stall, count: count, done: done}
+	b.watch = time.AfterFunc(stall, func() { r.cancel(broken("%s sent no byte for %v", r.host, stall)) })
 	b.watch.Stop()
 	return b
 }
@@ -49,7 +45,7 @@ func (b *body) Read(p []byte) (int, error) {
 		p = p[:b.left]
 	}
 	b.watch.Reset(b.stall)
-	n, err := b.from.Read(p)
+	n, err := b.r.Body.Read(p)
 	b.watch.Stop()
 	b.count(n)
 	if b.left == 0 {
@@ -78,7 +74,7 @@ func (b *body) end(extra int, err error) error {
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
 		err = &fault{kind: cache.ErrUnavailable, cause: io.ErrUnexpectedEOF, blame: true, text: b.short()}
 	default:
-		err = readFault(b.ctx, err)
+		err = b.r.readFault(err)
 	}
 	b.ended = err
 	b.settle(err)
@@ -92,13 +88,12 @@ func (b *body) short() string {
 	return "the answer ended in the middle"
 }
 
-// readFault says why a request or a read under ctx failed: our own reasons, which are ctx's cause, before the
-// transport's.
-func readFault(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
-		return &fault{kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside), text: clean(err.Error())}
+// readFault says why a read failed: our own reasons before the transport's.
+func (r *reply) readFault(err error) error {
+	if r.ctx.Err() != nil {
+		return context.Cause(r.ctx)
 	}
-	return context.Cause(ctx)
+	return &fault{kind: cache.ErrUnavailable, cause: err, blame: true, text: r.host + ": " + r.clean(err.Error())}
 }
 
 // Close gives the answer up.
@@ -110,8 +105,8 @@ func (b *body) Close() error {
 func (b *body) settle(err error) {
 	b.once.Do(func() {
 		b.watch.Stop()
-		b.cancel(context.Canceled)
-		_ = b.from.Close()
+		b.r.cancel(context.Canceled)
+		_ = b.r.Body.Close()
 		b.done(err)
 	})
 }

@@ -63,7 +63,7 @@ func fetches(c Config, f *faults) int {
 
 func (h *hub) addEndpoints(c Config, written bool, f *faults) {
 	urls := c.Endpoints
-	if len(urls) == 0 {
+	if len(urls) == 0 && c.Name != "" {
 		urls = []string{"https://" + c.Name}
 		if c.Name == "docker.io" {
 			urls = []string{"https://" + dockerHub}
@@ -90,7 +90,7 @@ func (h *hub) addRealms(c Config, f *faults) {
 			text = "https://" + r
 		}
 		u, err := webURL(text)
-		if err == nil && strings.ContainsAny(u.Host, "*?") {
+		if err == nil && (strings.ContainsAny(u.Host, "*?") || text != r && u.Path != "") {
 			err = errors.New("a realm is one host")
 		}
 		if err != nil {

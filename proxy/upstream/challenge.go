@@ -76,7 +76,7 @@ func begin(all []challenge, name string) ([]challenge, *challenge) {
 }
 
 func (c *challenge) set(name, value string) {
-	if c == nil {
+	if c == nil || c.scheme != bearer { // a Basic realm is a text for people
 		return
 	}
 	switch strings.ToLower(name) {

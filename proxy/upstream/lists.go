@@ -165,9 +165,11 @@ func (h *hub) pages(ctx context.Context, e *endpoint, q query, add func(*documen
 			return err
 		}
 		left -= int64(len(doc.body))
-		next, ok := nextPage(doc.header)
+		next, err := nextPage(doc.header)
 		switch {
-		case !ok:
+		case err != nil:
+			return broken("%s: %v", e.origin, err)
+		case next == "":
 			return nil
 		case seen[next] || len(next) > maxLink:
 			return broken("%s lists its pages in a circle", e.origin)
@@ -177,9 +179,9 @@ func (h *hub) pages(ctx context.Context, e *endpoint, q query, add func(*documen
 	return refused(cache.ErrUnsupported, "%s has more than %d pages of it", e.origin, maxPages)
 }
 
-// nextPage is the query of the link to the next page (RFC 8288). Only that is taken from it: the next page is asked of
-// the same endpoint, whatever host and path the link names, which behind a proxy are often wrong.
-func nextPage(header http.Header) (query string, ok bool) {
+// nextPage is the query of the link to the next page (RFC 8288); empty on the last. Only that is taken from it: the next
+// page is asked of the same endpoint, whatever host and path the link names, which behind a proxy are often wrong.
+func nextPage(header http.Header) (query string, err error) {
 	for _, v := range header.Values("Link") {
 		for v != "" {
 			_, after, found := strings.Cut(v, "<")
@@ -187,15 +189,18 @@ func nextPage(header http.Header) (query string, ok bool) {
 			if !found || !closed {
 				break
 			}
-			params, v, _ = strings.Cut(params, "<")
+			params, rest, _ := strings.Cut(params, "<")
 			if isNext(params) {
 				u, err := url.Parse(target)
-				return u.RawQuery, err == nil && u.RawQuery != ""
+				if err != nil {
+					return "", errors.New("the link to the next page is no address")
+				}
+				return u.RawQuery, nil
 			}
-			v = "<" + v
+			v = "<" + rest
 		}
 	}
-	return "", false
+	return "", nil
 }
 
 func isNext(params string) bool {

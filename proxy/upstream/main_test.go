@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -115,6 +116,7 @@ func everyPath(ctx context.Context, src cache.Source, d cache.Digest) map[string
 type world struct {
 	routes map[string]string
 	rest   string
+	lost   string // a part of names that lead nowhere
 
 	mu      sync.Mutex
 	dialled []string
@@ -131,8 +133,8 @@ func (w *world) Dial(ctx context.Context, network, addr string) (net.Conn, error
 	if !ok {
 		to = w.rest
 	}
-	if to == "" {
-		return nil, errors.New("no such host")
+	if to == "" || w.lost != "" && strings.Contains(addr, w.lost) {
+		return nil, fmt.Errorf("no such host: %s", addr)
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, network, to)

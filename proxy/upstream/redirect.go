@@ -16,8 +16,9 @@ const maxRedirects = 5
 // forgotten with the answer: signed URLs expire, so the next request begins at the registry again.
 func (h *hub) follow(ctx context.Context, e *endpoint, q query, pass Secret) (*reply, error) {
 	u := e.url(q.repo, q.tail, q.params)
+	secrets := secretsIn(pass)
 	for range maxRedirects + 1 {
-		r, err := h.trip(ctx, e, q, u, pass)
+		r, err := h.trip(ctx, e, q, u, pass, secrets)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +60,7 @@ func (h *hub) redirect(u *url.URL, r *reply) (*url.URL, error) {
 	to := originOf(next)
 	if u.Scheme == "https" && to.scheme != "https" && !h.guard.written.has(to.host, to.port) {
 		return nil, refused(cache.ErrUnavailable,
-			"%s redirects to plain http at %s; if that is meant, add %q to redirect_hosts under upstreams.%s", r.host, clean(to.String(), r.secrets...), clean(to.host, r.secrets...), h.name)
+			"%s redirects to plain http at %s; if that is meant, add %q to redirect_hosts under upstreams.%s", r.host, r.clean(to.String()), r.clean(to.host), h.name)
 	}
 	next.Fragment, next.RawFragment = "", ""
 	return next, nil

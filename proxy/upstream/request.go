@@ -92,8 +92,22 @@ type reply struct {
 	secrets []Secret // that it may repeat
 }
 
-// trip makes one request at one server, own or foreign to the endpoint.
-func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass Secret) (*reply, error) {
+// newReply makes a reply, or the error that there is none, of what a transport returned.
+func newReply(ctx context.Context, cancel context.CancelCauseFunc, r *http.Response, err error, to origin, foreign bool, secrets []Secret) (*reply, error) {
+	host := clean(to.String(), secrets...)
+	if err != nil {
+		err = tripFault(ctx, host, err, secrets)
+		cancel(context.Canceled)
+		return nil, err
+	}
+	return &reply{Response: r, ctx: ctx, cancel: cancel, host: host, foreign: foreign, secrets: secrets}, nil
+}
+
+// clean makes one harmless line of a part of the answer.
+func (r *reply) clean(s string) string { return clean(s, r.secrets...) }
+
+// trip makes one request at one server, own or foreign to the endpoint. secrets are what may be known there.
+func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass Secret, secrets []Secret) (*reply, error) {
 	to := originOf(u)
 	own := to == e.origin
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -106,16 +120,11 @@ func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass S
 		}
 		r, err = h.roads.pick(own, false).RoundTrip(h.request(ctx, q, u, pass))
 	}
-	if err != nil {
-		err = tripFault(ctx, to, err, secretsIn(pass))
-		cancel(context.Canceled)
-		return nil, err
-	}
-	return &reply{Response: r, ctx: ctx, cancel: cancel, host: to.String(), foreign: !own, secrets: secretsIn(pass)}, nil
+	return newReply(ctx, cancel, r, err, to, !own, secrets)
 }
 
 // tripFault says why there was no answer.
-func tripFault(ctx context.Context, to origin, err error, secrets []Secret) error {
+func tripFault(ctx context.Context, host string, err error, secrets []Secret) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -126,7 +135,7 @@ func tripFault(ctx context.Context, to origin, err error, secrets []Secret) erro
 	}
 	return &fault{
 		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside),
-		text: to.String() + ": " + clean(text, secrets...),
+		text: host + ": " + clean(text, secrets...),
 	}
 }
 

@@ -75,7 +75,7 @@ func (t *tokens) put(key tokenKey, held token) {
 // token is a pass for scope from the server that c names. fresh says that it was fetched just now. All who want the
 // same token at the same time wait for one request.
 func (h *hub) token(ctx context.Context, e *endpoint, who login, c challenge, scope string, refused Secret) (pass Secret, fresh bool, err error) {
-	realm, err := h.realm(e, c.realm)
+	realm, err := h.realm(e, c.realm, append(who.secrets(), secretsIn(refused)...))
 	if err != nil {
 		return "", false, err
 	}
@@ -99,10 +99,10 @@ func (h *hub) token(ctx context.Context, e *endpoint, who login, c challenge, sc
 
 // realm is the token server that e's challenge names, if logins for e may go there: it is e's own host and port, or
 // known to belong to it, or configured. A registry could name any other to get hold of them.
-func (h *hub) realm(e *endpoint, s string) (*url.URL, error) {
+func (h *hub) realm(e *endpoint, s string, secrets []Secret) (*url.URL, error) {
 	u, err := webURL(s)
 	if err != nil {
-		return nil, refused(cache.ErrUnavailable, "%s names %q as its token server: %v", e.origin, clean(s), err)
+		return nil, refused(cache.ErrUnavailable, "%s names %q as its token server: %v", e.origin, clean(s, secrets...), err)
 	}
 	o := originOf(u)
 	what := "of another host"
@@ -115,7 +115,7 @@ func (h *hub) realm(e *endpoint, s string) (*url.URL, error) {
 		return u, nil
 	}
 	return nil, refused(cache.ErrUnavailable, "%s names a token server %s; if that is meant, set realm: %s under upstreams.%s",
-		e.origin, what, clean(o.key()), h.name)
+		e.origin, what, clean(o.key(), secrets...), h.name)
 }
 
 // fetchToken asks realm for the token of key (the distribution project's "Token Authentication Specification" and
@@ -178,12 +178,7 @@ func (h *hub) tokenTrip(ctx context.Context, e *endpoint, realm *url.URL, key to
 	}
 	h.count.requests.Add(1)
 	r, err := h.roads.pick(own, false).RoundTrip(req)
-	if err != nil {
-		err = tripFault(ctx, originOf(&u), err, key.who.secrets())
-		cancel(context.Canceled)
-		return nil, err
-	}
-	return &reply{Response: r, ctx: ctx, cancel: cancel, host: originOf(&u).String(), secrets: key.who.secrets()}, nil
+	return newReply(ctx, cancel, r, err, originOf(&u), false, key.who.secrets())
 }
 
 // tokenRefusal is the error for an answer that is no token. It says nothing of what the token was wanted for, unless the

@@ -1,0 +1,78 @@
+package upstream_test
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/proxy/origintest"
+	"github.com/tidepool-oci/tidepool/proxy/upstream"
+)
+
+func TestLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		for name, c := range map[string]struct {
+			spoil func(*origintest.Rule)
+			want  cache.LimitedError
+		}{
+			"seconds":        {func(r *origintest.Rule) { r.Header("Retry-After", "120") }, cache.LimitedError{Until: now.Add(2 * time.Minute)}},
+			"a date":         {func(r *origintest.Rule) { r.Header("Retry-After", now.Add(time.Hour).UTC().Format(http.TimeFormat)) }, cache.LimitedError{Until: now.Add(time.Hour)}},
+			"a date gone by": {func(r *origintest.Rule) { r.Header("Retry-After", "Fri, 01 Jan 1999 15:04:05 GMT") }, cache.LimitedError{}},
+			"for ever":       {func(r *origintest.Rule) { r.Header("Retry-After", "99999999999999") }, cache.LimitedError{Until: now.Add(24 * time.Hour)}},
+			"nonsense":       {func(r *origintest.Rule) { r.Header("Retry-After", "-5") }, cache.LimitedError{}},
+			"nothing":        {func(r *origintest.Rule) {}, cache.LimitedError{}},
+			"ratelimit":      {func(r *origintest.Rule) { r.Header("RateLimit-Reset", "60") }, cache.LimitedError{Until: now.Add(time.Minute)}},
+			"whose":          {func(r *origintest.Rule) { r.Header("Docker-RateLimit-Source", "192.0.2.7") }, cache.LimitedError{Whose: "192.0.2.7"}},
+		} {
+			o := origintest.New()
+			o.PutImage(repo, "latest", origintest.Spec{})
+			r := o.When().Status(429)
+			c.spoil(r)
+			var n origintest.Net
+			h := hubs(t, upstream.Options{Dial: n.DialContext}, at(origintest.ServeIn(t, &n, "hub.test:80", o)))
+			_, err := h.Open(t.Context(), tagRef("latest"), cache.Whole)
+			var got *cache.LimitedError
+			if !errors.As(err, &got) || !errors.Is(err, cache.ErrLimited) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if got.Registry != "reg.test" || got.Whose != c.want.Whose || !got.Until.Equal(c.want.Until) {
+				t.Errorf("%s: %+v", name, got)
+			}
+			if s := h.Stats()[0]; s.Limited != 1 || s.Failures != 0 || !s.Endpoints[0].Up {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+	})
+}
+
+// What Docker Hub says of its limit, with and without pulls left.
+func TestDockerHubsLimit(t *testing.T) {
+	o := origintest.New()
+	o.PutImage(repo, "latest", origintest.Spec{})
+	o.RateLimit(2, 6*time.Hour, "192.0.2.7")
+	h := hubs(t, upstream.Options{}, at(origintest.Serve(t, o)))
+	if s := h.Stats()[0]; s.Limit != -1 || s.Remaining != -1 {
+		t.Errorf("before it said anything: %+v", s)
+	}
+	for range 2 {
+		mustSlurp(t, h, tagRef("latest"))
+	}
+	if s := h.Stats()[0]; s.Limit != 2 || s.Remaining != 0 {
+		t.Errorf("%+v", s)
+	}
+	for range 5 {
+		if _, err := h.Resolve(t.Context(), tagRef("latest"), cache.Whole); err != nil {
+			t.Errorf("a HEAD is no pull: %v", err)
+		}
+	}
+	_, err := h.Open(t.Context(), tagRef("latest"), cache.Whole)
+	var limit *cache.LimitedError
+	if !errors.As(err, &limit) || limit.Whose != "192.0.2.7" || !strings.Contains(limit.Detail, "TOOMANYREQUESTS") {
+		t.Errorf("%+v", err)
+	}
+}
