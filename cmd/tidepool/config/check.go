@@ -105,11 +105,11 @@ func Space(dir string) int64 {
 	}
 }
 
-// An upstream's name is what stands before the first slash of an image's name.
+// upstreamName is what may stand before the first slash of an image's name.
 var upstreamName = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]{1,5})?$`)
 
-// What clients say by these names is taken for the other one's before it is looked up.
-var upstreamNames = map[string]string{"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io"}
+// otherNames are turned into the one that images carry before anything is looked up.
+var otherNames = map[string]string{"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io"}
 
 func (l *layers) checkUpstream(name string, u *Upstream) {
 	key := "upstreams." + name
@@ -117,7 +117,7 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 		l.wrong(key, "no image name begins with this: want a host in lower case, as registry.corp or registry.corp:5000")
 		return
 	}
-	if other := upstreamNames[name]; other != "" {
+	if other := otherNames[name]; other != "" {
 		l.wrong(key, "this is another name of %s: write that", other)
 	}
 	if _, said := l.origins[key+".endpoints"]; !said && !strings.ContainsAny(name, ".:") && name != "localhost" {
@@ -153,19 +153,18 @@ func (l *layers) checkHubs() {
 			l.wrong("upstreams", "%v", one)
 			continue
 		}
-		key := join("upstreams", fault.Registry)
-		if fault.Key != "" {
-			key = join(key, fault.Key)
-		}
-		l.wrong(key, "%v", fault.Err)
+		l.wrong(strings.TrimSuffix("upstreams."+fault.Registry+"."+fault.Key, "."), "%v", fault.Err)
 	}
 }
 
 // flat is what errors.Join has put together.
 func flat(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })
-	if err == nil || !ok {
-		return slices.DeleteFunc([]error{err}, func(e error) bool { return e == nil })
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return []error{err}
 	}
 	var all []error
 	for _, e := range joined.Unwrap() {
@@ -174,7 +173,7 @@ func flat(err error) []error {
 	return all
 }
 
-// A Host header, with or without its port.
+// hostName is what a Host header says, with or without its port.
 var hostName = regexp.MustCompile(`^[a-z0-9]+([.-]+[a-z0-9]+)*(:[0-9]{1,5})?$`)
 
 func (l *layers) checkHost(host, meant string) {

@@ -268,7 +268,7 @@ func TestWhereTheFileIsFound(t *testing.T) {
 
 func TestVariablesThatMeanNothing(t *testing.T) {
 	l, err := load(t, "", config.Inputs{Env: []string{
-		"TIDEPOOL_LISTN=:1", "TIDEPOOL_PASSWORD_NOWHERE=x", "OTHER=1", "TIDEPOOL_CONFIG=",
+		"TIDEPOOL_LISTN=:1", "TIDEPOOL_PASSWORD_NOWHERE=x", "OTHER=1", "TIDEPOOL_CONFIG=", "TIDEPOOL_LISTEN=",
 		"TIDEPOOL_PORT=tcp://10.0.0.1:5000", "TIDEPOOL_PORT_5000_TCP=tcp://10.0.0.1:5000", "TIDEPOOL_PORT_5000_TCP_PROTO=tcp",
 		"TIDEPOOL_PORT_5000_TCP_PORT=5000", "TIDEPOOL_PORT_5000_TCP_ADDR=10.0.0.1", "TIDEPOOL_SERVICE_HOST=10.0.0.1",
 		"TIDEPOOL_SERVICE_PORT=5000", "TIDEPOOL_SERVICE_PORT_HTTP_REGISTRY=5000", "TIDEPOOL_ADMIN_PORT=tcp://10.0.0.2:5001",
@@ -286,7 +286,8 @@ func TestSecrets(t *testing.T) {
 	l, err := load(t, "upstreams: {r.corp:5000: {credentials: [{username: me}]}}", config.Inputs{Env: []string{
 		"TIDEPOOL_PASSWORD_R_CORP_5000=" + canary,
 		"TIDEPOOL_USERNAME_DOCKER_IO=acme", "TIDEPOOL_PASSWORD_DOCKER_IO_FILE=c.yaml",
-	}})
+		"TIDEPOOL_USERNAME_FLAG_CORP=you", "TIDEPOOL_PASSWORD_FLAG_CORP=" + canary,
+	}, Flags: map[string][]string{"upstream": {"flag.corp=https://flag.corp"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,6 +295,9 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	if c := l.Upstreams["docker.io"].Credentials[0]; c.Username != "acme" || c.PasswordFile != "c.yaml" {
+		t.Errorf("got %+v", c)
+	}
+	if c := l.Upstreams["flag.corp"].Credentials[0]; c.Username != "you" || string(c.Password) != canary {
 		t.Errorf("got %+v", c)
 	}
 	shown := value(t, l, "upstreams.r.corp:5000.credentials[0].password")

@@ -81,17 +81,20 @@ func (l *layers) readLogin(name string) {
 }
 
 // kubernetes are the variables that the kubelet sets in every pod of a namespace with a Service called tidepool or
-// tidepool-something.
-var kubernetes = regexp.MustCompile(`^TIDEPOOL(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+// tidepool-something; besides them, TIDEPOOL_PORT=tcp://….
+var kubernetes = regexp.MustCompile(
+	`^TIDEPOOL(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
 func fromKubernetes(name, value string) bool {
-	return kubernetes.MatchString(name) && (!strings.HasSuffix(name, "_PORT") || strings.Contains(value, "://") ||
-		strings.Contains(name, "_SERVICE_PORT") || strings.HasSuffix(name, "_TCP_PORT") ||
-		strings.HasSuffix(name, "_UDP_PORT") || strings.HasSuffix(name, "_SCTP_PORT"))
+	return kubernetes.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(value, "://")
 }
 
-// unknown warns of variables that look as if they were meant for tidepool and mean nothing to it.
-func (l *layers) unknown(known map[string]bool) {
+// warnUnknown tells of variables that look as if they were meant for tidepool and mean nothing to it.
+func (l *layers) warnUnknown() {
+	known := map[string]bool{"TIDEPOOL_CONFIG": true, "TIDEPOOL_SERVER": true}
+	for _, s := range Settings {
+		known[s.Variable()] = true
+	}
 	for _, name := range slices.Sorted(maps.Keys(l.env)) {
 		if !strings.HasPrefix(name, "TIDEPOOL_") || known[name] || fromKubernetes(name, l.env[name]) {
 			continue

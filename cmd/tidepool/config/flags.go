@@ -63,9 +63,7 @@ func (s Setting) Default() string {
 }
 
 func (l *layers) readEnv() {
-	known := map[string]bool{"TIDEPOOL_CONFIG": true, "TIDEPOOL_SERVER": true}
 	for _, s := range Settings {
-		known[s.Variable()] = true
 		value, ok := l.env[s.Variable()]
 		if !ok || fromKubernetes(s.Variable(), value) {
 			continue
@@ -76,8 +74,6 @@ func (l *layers) readEnv() {
 		}
 		l.say(s, values, Origin{Variable: s.Variable()})
 	}
-	l.readLogins()
-	l.unknown(known)
 }
 
 func (l *layers) readFlags(given map[string][]string) {

@@ -91,6 +91,8 @@ func Load(in Inputs) (Loaded, error) {
 	whole := l.readFile(in)
 	l.readEnv()
 	l.readFlags(in.Flags)
+	l.readLogins()
+	l.warnUnknown()
 	if whole {
 		l.complete()
 		l.check()
