@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"unicode"
@@ -33,7 +34,11 @@ var marks = []struct{ phrase, name string }{
 	{"Neither the name", "BSD-3-Clause"},
 	{"may be used to endorse", "BSD-3-Clause"},
 	{"Redistribution and use in source and binary forms", "BSD-2-Clause"},
+	{"free and unencumbered software released into the public domain", "Unlicense"},
 }
+
+// names are those of the files that licences are in.
+var names = regexp.MustCompile(`(?i)^(un)?licen[cs]e|^copying`)
 
 func main() {
 	write := flag.Bool("write", false, "write the list instead of comparing with it")
@@ -109,8 +114,7 @@ func licence(dir string) (string, error) {
 		return "", err
 	}
 	for _, file := range files {
-		base := strings.ToUpper(filepath.Base(file))
-		if !strings.HasPrefix(base, "LICENSE") && !strings.HasPrefix(base, "LICENCE") && !strings.HasPrefix(base, "COPYING") {
+		if !names.MatchString(filepath.Base(file)) {
 			continue
 		}
 		text, err := os.ReadFile(file)
