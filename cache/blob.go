@@ -89,7 +89,7 @@ func (b *Blob) SendRange(ctx context.Context, w io.Writer, off, n int64) error {
 			return err
 		}
 		// What was sent so far was proven; the rest comes from the source.
-		b.c.disk.bad(b.held.slot, b.held.entry, err)
+		b.c.disk.bad(b.held.entry, err)
 		off, n = off+out.sent, n-out.sent
 	}
 	return b.follow(ctx, out, off, n)
@@ -242,7 +242,17 @@ func (b *Blob) Prove(ctx context.Context) (err error) {
 		return nil
 	}
 	if b.held != nil {
-		return b.held.prove()
+		err := b.held.prove(ctx)
+		var rot *rotten
+		if !errors.As(err, &rot) {
+			return err
+		}
+		b.c.disk.bad(b.held.entry, err)
+		err = b.held.Close()
+		b.held, b.rider = nil, &rider{end: forever}
+		if err = errors.Join(err, b.reembark(ctx)); err != nil {
+			return err
+		}
 	}
 	b.place(b.rider, 0, -1, true)
 	if b.flight != nil {

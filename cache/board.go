@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // errLanded says that what was to be fetched has just landed.
@@ -118,7 +117,7 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, ref Ref) *flight {
 func (f *flight) prepare() {
 	defer close(f.prepared)
 	d := f.c.disk
-	if d.writable(time.Now()) {
+	if d.writable() {
 		part, held, size, err := d.startPartial(slot{f.key.digest, partialMark(f.key.registry)})
 		if err == nil {
 			f.part, f.held, f.size = part, held, size

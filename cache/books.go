@@ -1,66 +1,24 @@
 package cache
 
-import (
-	"sync"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-)
-
-// slot is one thing on the books: content that has landed, or a partial download of it from one registry.
-type slot struct {
-	digest  Digest
-	partial uint64 // 0: landed; else the registry's mark, see partialMark
-}
-
-// Policy orders what goes first when room is needed. It is called under the books' lock and never blocks.
-type Policy interface {
-	Touch(s slot, size int64) // landed, or read again
-	Forget(s slot)
-	Victim() (slot, bool) // what should go next; it stays until Forget
-	Keys() []slot         // all, first to go first
-}
-
-// lru is the Policy that lets go what was not touched for longest. Touching a manifest touches its children too (see
-// Cache.touch), so layers of images in use go after all others.
-type lru struct {
-	order *simplelru.LRU[slot, struct{}]
-}
-
-func newLRU() lru {
-	// The list counts entries and we count bytes, so its own limit must never be what evicts.
-	const unlimited = 1 << 40
-	order, _ := simplelru.NewLRU[slot, struct{}](unlimited, nil) // fails for a size below 1 only
-	return lru{order}
-}
-
-func (l lru) Touch(s slot, _ int64) { l.order.Add(s, struct{}{}) }
-func (l lru) Forget(s slot)         { l.order.Remove(s) }
-func (l lru) Keys() []slot          { return l.order.Keys() }
-func (l lru) Victim() (slot, bool) {
-	s, _, ok := l.order.GetOldest()
-	return s, ok
-}
-
-// entry is what the books know of a slot.
-type entry struct {
-	size    int64
-	readers int
-	proven  bool   // hashed by this process, or by one that ended in good order
-	path    string // where the bytes are while they wait to be committed, and of a partial; "" for their own place
-}
+import "sync"
 
 // books account for every byte of the disk tier: what is kept, what was removed but is still being read, and what is
 // promised to downloads under way. The sum stays within the budget.
 type books struct {
+	wake func() // called, under mu, when there is something to sweep
+
 	mu       sync.Mutex
-	entries  map[slot]*entry
+	entries  map[mark]*entry
+	away     map[*entry]string // where the bytes are while they wait to be committed, and those of partials
 	policy   Policy
-	budget   int64 // bytes
+	wanted   int64 // the budget that was asked for, in bytes
+	budget   int64 // what there is room for, of that
 	kept     int64
 	ghosts   int64 // removed, but held open by readers
 	promised int64
 	evicted  uint64
-	trash    []gone // removed from the books; their files still are to go
+	trash    []gone            // removed from the books; their files still are to go
+	buried   map[mark]struct{} // removed since the start; nil once the scan is over, which must not dig them up
 }
 
 // gone is what was removed: the file at path, or where path is empty at the slot's own place.
@@ -69,15 +27,33 @@ type gone struct {
 	path string
 }
 
-func newBooks(budget int64) *books {
-	return &books{entries: map[slot]*entry{}, policy: newLRU(), budget: budget}
+func newBooks(budget int64, wake func()) *books {
+	return &books{
+		wake: wake, entries: map[mark]*entry{}, away: map[*entry]string{}, buried: map[mark]struct{}{}, policy: newLRU(),
+		wanted: budget, budget: budget,
+	}
+}
+
+func (b *books) used() int64 { return b.kept + b.ghosts + b.promised }
+
+func (b *books) inUse() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used()
+}
+
+// limit is the most that one thing may have.
+func (b *books) limit() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.budget
 }
 
 // reserve promises n bytes to a download, making room where that is needed and can be done.
 func (b *books) reserve(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n > b.budget || !b.shrink(b.budget-n) {
+	if b.promised+b.ghosts+n > b.budget || !b.shrink(b.budget-n) {
 		return false
 	}
 	b.promised += n
@@ -91,33 +67,100 @@ func (b *books) release(n int64) {
 	b.promised -= n
 }
 
-// shrink removes what the policy names until at most limit bytes are used. b.mu is held.
+// shrink removes what the policy names until at most limit bytes are used. What is being read is passed over: to
+// remove it would give nothing back before its last reader is done. b.mu is held.
 func (b *books) shrink(limit int64) bool {
 	if b.used() <= limit {
 		return true
 	}
 	// Room is made a little beyond what is asked, so that not every landing has to.
 	low := max(0, limit-b.budget/64)
-	for b.used() > low {
-		s, ok := b.policy.Victim()
-		if !ok {
+	for range len(b.entries) {
+		e := b.policy.Victim()
+		if e == nil || b.used() <= low {
 			break
 		}
-		b.remove(s)
+		if e.readers > 0 {
+			b.policy.Touch(e)
+			continue
+		}
+		b.remove(e)
 		b.evicted++
 	}
 	return b.used() <= limit
 }
 
-// trim applies a budget that changed, because the file system has less room than was thought.
-func (b *books) trim(budget int64) {
+// trim applies what is wanted and what there is room for.
+func (b *books) trim(wanted, room int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.budget = budget
-	b.shrink(budget)
+	b.wanted, b.budget = wanted, max(0, min(wanted, room))
+	b.shrink(b.budget)
 }
 
-func (b *books) used() int64 { return b.kept + b.ghosts + b.promised }
+// shed gives a little up because the disk says it is full, whatever the books say: inodes or a quota may have run out.
+func (b *books) shed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shrink(b.used() - 1)
+}
+
+// find is what the books know of s; nil where it is not there. b.mu is held.
+func (b *books) find(s slot) *entry {
+	if e := b.entries[s.mark()]; e != nil && e.slot == s {
+		return e
+	}
+	return nil
+}
+
+// enter puts e on the books, in the place of what is there. b.mu is held.
+func (b *books) enter(e *entry, path string) {
+	if old := b.entries[e.slot.mark()]; old != nil {
+		b.remove(old)
+	}
+	b.entries[e.slot.mark()] = e
+	b.kept += e.size
+	if path != "" {
+		b.away[e] = path
+	}
+}
+
+// remove takes e off the books; its file goes with the next sweep. b.mu is held.
+func (b *books) remove(e *entry) {
+	b.trash = append(b.trash, gone{e.slot, b.away[e]})
+	b.policy.Forget(e)
+	delete(b.entries, e.slot.mark())
+	delete(b.away, e)
+	b.kept -= e.size
+	if e.readers > 0 {
+		b.ghosts += e.size
+	}
+	if b.buried != nil {
+		b.buried[e.slot.mark()] = struct{}{}
+	}
+	b.wake()
+}
+
+// sweep returns the files that are to go. A name that content has taken again meanwhile is not among them.
+func (b *books) sweep() []gone {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var files []gone
+	for _, g := range b.trash {
+		if e := b.find(g.slot); g.path != "" || e == nil || b.away[e] != "" {
+			files = append(files, g)
+		}
+	}
+	b.trash = nil
+	return files
+}
+
+// again has a file removed that is not on the books (any more).
+func (b *books) again(g gone) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trash = append(b.trash, g)
+}
 
 // add enters proven content, with the readers it has already; what was promised to it becomes part of it. Its bytes
 // are at path, and it is not evicted, until settle.
@@ -125,47 +168,81 @@ func (b *books) add(s slot, size, promised int64, path string, readers int) *ent
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.promised -= promised
-	if old := b.entries[s]; old != nil { // landed twice, for two registries: the second file takes the name
-		b.policy.Forget(s)
-		b.kept -= old.size
-		if old.readers > 0 {
-			b.ghosts += old.size
-		}
-	}
-	e := &entry{size: size, path: path, proven: true, readers: readers}
-	b.entries[s] = e
-	b.kept += size
+	e := &entry{slot: s, size: size, proven: true, readers: int32(readers)}
+	b.enter(e, path)
 	return e
 }
 
-// limit is the most that one thing may have.
-func (b *books) limit() int64 {
+// waits reports whether e still waits to be committed.
+func (b *books) waits(e *entry) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.budget
+	return b.away[e] != ""
 }
 
-// settle says that s now is in its own place, from which it may be evicted. False: it was removed meanwhile.
-func (b *books) settle(s slot, path string) bool {
+// settle says that e now is in its own place, from which it may be evicted. False: it was removed meanwhile.
+func (b *books) settle(e *entry) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.entries[s]
-	if e == nil || e.path != path {
+	if b.away[e] == "" {
 		return false
 	}
-	e.path = ""
-	b.policy.Touch(s, e.size)
+	delete(b.away, e)
+	b.policy.Touch(e)
 	return true
 }
 
-// note enters what the start-up scan or a look at the disk found, unless it is known.
-func (b *books) note(s slot, size int64, proven bool) {
+// note enters what a look at the disk found and reports whether s is held: not where it is about to be removed.
+func (b *books) note(s slot, size int64, proven bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.entries[s] == nil {
-		b.entries[s] = &entry{size: size, proven: proven}
-		b.kept += size
-		b.policy.Touch(s, size)
+	if b.find(s) != nil {
+		return true
+	}
+	if _, ok := b.buried[s.mark()]; ok || b.buried == nil {
+		return false
+	}
+	e := &entry{slot: s, size: size, proven: proven}
+	b.enter(e, "")
+	b.policy.Touch(e)
+	b.discovered(size)
+	return true
+}
+
+// discovered says that n bytes more than was thought are on disk, and so not in the way of anything. b.mu is held.
+func (b *books) discovered(n int64) { b.budget = min(b.wanted, b.budget+n) }
+
+// merge puts what the scan found, oldest first, behind what was used since the start.
+func (b *books) merge(found []*entry) {
+	// A million entries take seconds to enter, so that is done on books of their own.
+	all := newBooks(0, func() {})
+	for _, e := range found {
+		all.enter(e, "")
+		all.policy.Touch(e)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for m := range b.buried {
+		all.lose(m)
+	}
+	for m, e := range b.entries {
+		all.lose(m)
+		all.enter(e, "")
+	}
+	for _, e := range b.policy.Order() {
+		all.policy.Touch(e)
+	}
+	b.discovered(all.kept - b.kept)
+	b.entries, b.policy, b.kept, b.buried = all.entries, all.policy, all.kept, nil
+	b.shrink(b.budget)
+}
+
+// lose drops what is under m without a trace.
+func (b *books) lose(m mark) {
+	if e := b.entries[m]; e != nil {
+		b.policy.Forget(e)
+		delete(b.entries, m)
+		b.kept -= e.size
 	}
 }
 
@@ -173,7 +250,7 @@ func (b *books) note(s slot, size int64, proven bool) {
 func (b *books) has(s slot) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.entries[s] != nil
+	return b.find(s) != nil
 }
 
 // touch tells the policy that these were used, where they are held and may be evicted at all.
@@ -181,8 +258,8 @@ func (b *books) touch(slots ...slot) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range slots {
-		if e := b.entries[s]; e != nil && e.path == "" {
-			b.policy.Touch(s, e.size)
+		if e := b.find(s); e != nil && b.away[e] == "" {
+			b.policy.Touch(e)
 		}
 	}
 }
@@ -191,22 +268,42 @@ func (b *books) touch(slots ...slot) {
 func (b *books) open(s slot) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.entries[s]
-	if e == nil {
-		return nil
+	e := b.find(s)
+	if e != nil && b.away[e] == "" {
+		b.policy.Touch(e)
 	}
-	e.readers++
-	if e.path == "" {
-		b.policy.Touch(s, e.size)
+	if e != nil {
+		e.readers++
 	}
 	return e
 }
 
-// look is where e's bytes are and whether they are proven, now.
-func (b *books) look(e *entry) (path string, size int64, proven bool) {
+// peek registers a reader without telling the policy.
+func (b *books) peek(s slot) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return e.path, e.size, e.proven
+	e := b.find(s)
+	if e != nil {
+		e.readers++
+	}
+	return e
+}
+
+// closed ends what open began.
+func (b *books) closed(e *entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e.readers--
+	if e.readers == 0 && b.entries[e.slot.mark()] != e {
+		b.ghosts -= e.size
+	}
+}
+
+// look is where e's bytes are, "" being their own place, and whether they are proven, now.
+func (b *books) look(e *entry) (path string, proven bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.away[e], e.proven
 }
 
 // proved notes that e's bytes were hashed and are right.
@@ -216,131 +313,58 @@ func (b *books) proved(e *entry) {
 	e.proven = true
 }
 
-// closed ends what open began.
-func (b *books) closed(s slot, e *entry) {
+// proven reports whether everything is.
+func (b *books) proven() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e.readers--
-	if e.readers == 0 && b.entries[s] != e {
-		b.ghosts -= e.size
+	for _, e := range b.entries {
+		if !e.proven {
+			return false
+		}
 	}
-}
-
-// drop removes s; its file goes with the next round of the committer.
-func (b *books) drop(s slot) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.remove(s)
-}
-
-// dropEntry removes s if it still is e: what one reader found to be wrong may have been replaced meanwhile.
-func (b *books) dropEntry(s slot, e *entry) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.entries[s] != e {
-		return false
-	}
-	b.remove(s)
 	return true
 }
 
-func (b *books) remove(s slot) {
-	e := b.entries[s]
-	b.policy.Forget(s)
-	if e == nil {
-		return
-	}
-	delete(b.entries, s)
-	b.kept -= e.size
-	if e.readers > 0 {
-		b.ghosts += e.size
-	}
-	b.trash = append(b.trash, gone{s, e.path})
-}
-
-// waits reports whether s still waits to be committed from path.
-func (b *books) waits(s slot, path string) bool {
+// drop removes e, if it still is there: what one reader found to be wrong may have been replaced meanwhile.
+func (b *books) drop(e *entry) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.entries[s]
-	return e != nil && e.path == path
+	if b.entries[e.slot.mark()] != e {
+		return false
+	}
+	b.remove(e)
+	return true
 }
 
 // park enters a download that broke off: what it holds may be continued, or evicted like anything else.
-func (b *books) park(s slot, size, promised int64, path string) {
+func (b *books) park(s slot, size, promised int64, path string, proven bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.promised -= promised
-	if old := b.entries[s]; old != nil {
-		b.remove(s)
-	}
-	b.entries[s] = &entry{size: size, path: path}
-	b.kept += size
-	b.policy.Touch(s, size)
+	e := &entry{slot: s, size: size, proven: proven}
+	b.enter(e, path)
+	b.policy.Touch(e)
 }
 
 // take moves a partial from the books into the hands of a download: its bytes become a promise.
-func (b *books) take(s slot) (path string, size int64) {
+func (b *books) take(s slot) (path string, size int64, proven bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.entries[s]
+	e := b.find(s)
 	if e == nil {
-		return "", 0
+		return "", 0, false
 	}
-	b.policy.Forget(s)
-	delete(b.entries, s)
+	path = b.away[e]
+	b.policy.Forget(e)
+	delete(b.entries, s.mark())
+	delete(b.away, e)
 	b.kept -= e.size
 	b.promised += e.size
-	return e.path, e.size
-}
-
-// sweep returns what was removed since the last call.
-func (b *books) sweep() []gone {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	t := b.trash
-	b.trash = nil
-	return t
-}
-
-// merge puts what the scan found behind what was used since the start.
-func (b *books) merge(found []scanned, proven bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	used := b.policy.Keys()
-	for _, f := range found {
-		if b.entries[f.slot] == nil {
-			b.entries[f.slot] = &entry{size: f.size, proven: proven}
-			b.kept += f.size
-			b.policy.Touch(f.slot, f.size)
-		}
-	}
-	for _, s := range used {
-		b.policy.Touch(s, b.entries[s].size)
-	}
-	b.shrink(b.budget)
-}
-
-// all lists what has landed, first to go first.
-func (b *books) all() []slot {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.policy.Keys()
+	return path, e.size, e.proven
 }
 
 func (b *books) sums() (used, budget int64, entries int, evicted uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used(), b.budget, len(b.entries), b.evicted
-}
-
-// peek registers a reader without telling the policy.
-func (b *books) peek(s slot) *entry {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	e := b.entries[s]
-	if e != nil {
-		e.readers++
-	}
-	return e
 }

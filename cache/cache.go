@@ -68,7 +68,7 @@ type Cache struct {
 	src    Source
 	log    *zap.Logger
 	disk   *disk
-	memory memory
+	memory *memory
 	facts  *table
 	stats  counters
 
@@ -118,14 +118,13 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	}
 	m, err := newMemory(o.Memory)
 	if err != nil {
-		return nil, errors.Join(err, d.close(d.clean))
+		return nil, errors.Join(err, d.close())
 	}
 	c := &Cache{
 		o: o, src: src, log: o.Log, disk: d, memory: m,
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}
-	d.findPartials()
 	c.start(ctx)
 	return c, nil
 }
@@ -139,16 +138,8 @@ func (c *Cache) now() time.Time { return c.o.Now() }
 func (c *Cache) start(ctx context.Context) {
 	ctx, c.stop = context.WithCancel(ctx)
 	c.work.Go(func() { c.disk.commit(ctx) })
-	c.work.Go(func() {
-		c.disk.scan(ctx)
-		c.scrub(ctx)
-	})
-	c.work.Go(func() {
-		for ctx.Err() == nil {
-			pause(ctx, flushEvery)
-			c.facts.flush()
-		}
-	})
+	c.work.Go(func() { c.tend(ctx) })
+	c.work.Go(func() { c.facts.run(ctx) })
 }
 
 // Close ends downloads (what they hold is kept), writes down what is known and releases the directory.
@@ -177,7 +168,7 @@ func (c *Cache) Close() error {
 	c.disk.round()
 	c.facts.close()
 	c.memory.close()
-	return c.disk.close(c.disk.clean && c.disk.health() == nil)
+	return c.disk.close()
 }
 
 // Stat says what ref is without fetching its content: from what is held, else by asking the source (a HEAD). Size may
@@ -301,8 +292,7 @@ func (c *Cache) lift(b *Blob) error {
 	h := b.held
 	data := make([]byte, h.size)
 	if _, err := h.ReadAt(data, 0); (err != nil && h.size > 0) || !b.ref.Digest.Names(data) {
-		c.stats.corrupt.Add(1)
-		c.disk.bad(h.slot, h.entry, errors.Join(err, ErrCorrupt))
+		c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
 		return errors.Join(ErrNotHeld, h.Close())
 	}
 	c.disk.books.proved(h.entry)
@@ -315,7 +305,7 @@ func (c *Cache) lift(b *Blob) error {
 func (c *Cache) Stats() Stats {
 	s := Stats{
 		Sent: c.stats.sent.Load(), Fetched: c.stats.fetched.Load(), Landed: c.stats.landed.Load(),
-		Corrupt: c.stats.corrupt.Load(), Revalidated: c.stats.revalidated.Load(), Stale: c.stats.stale.Load(),
+		Corrupt: c.stats.corrupt.Load() + c.disk.damaged.Load(), Revalidated: c.stats.revalidated.Load(), Stale: c.stats.stale.Load(),
 		Scanned: c.disk.scanned.Load(), MemoryBytes: c.memory.bytes(),
 	}
 	for i := range s.Opened {

@@ -145,8 +145,7 @@ func (c *Cache) heldDocument(ref Ref, d Digest) (*document, Tier) {
 	}
 	data := make([]byte, h.size)
 	if _, err := io.ReadFull(h, data); err != nil || !d.Names(data) {
-		c.stats.corrupt.Add(1)
-		c.disk.bad(h.slot, h.entry, errors.Join(err, ErrCorrupt))
+		c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
 		return nil, 0
 	}
 	doc, err := parse(ref.Kind, data)

@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"context"
 	"encoding/binary"
+	"strings"
 	"time"
 )
 
@@ -40,15 +42,22 @@ func decodeName(b []byte) (n name, ok bool) {
 	}
 	n.asOf = time.Unix(0, int64(binary.LittleEndian.Uint64(b)))
 	n.Size = int64(binary.LittleEndian.Uint64(b[8:]))
-	alg := algorithm(b[16])
-	b = b[17:]
-	if alg.size() == 0 || len(b) < alg.size() {
-		return n, false
+	n.Digest, n.MediaType, ok = cutDigest(string(b[16:]))
+	return n, ok
+}
+
+// cutDigest reads the Digest that s begins with, written as its key, and returns what follows.
+func cutDigest(s string) (d Digest, rest string, ok bool) {
+	if s == "" {
+		return d, s, false
 	}
-	n.Digest.alg = alg
-	copy(n.Digest.sum[:], b[:alg.size()])
-	n.MediaType = string(b[alg.size():])
-	return n, true
+	d.alg = algorithm(s[0])
+	n := d.alg.size()
+	if n == 0 || len(s) <= n {
+		return Digest{}, s, false
+	}
+	copy(d.sum[:], s[1:n+1])
+	return d, s[n+1:], true
 }
 
 // link is a registry's yes to a digest in a repository. With an empty repository: the registry has proven that it has
@@ -89,15 +98,50 @@ func (c *Cache) family(doc *document) {
 func (c *Cache) expected(ref Ref) (size int64, ok bool) {
 	prefix := parentFact + ref.Digest.key()
 	c.facts.scan(prefix, func(key string, value []byte) bool {
-		var parent Digest
-		if rest := key[len(prefix):]; len(rest) > 1 && len(value) == 8 {
-			parent.alg = algorithm(rest[0])
-			copy(parent.sum[:], rest[1:])
-			if ok = c.linked(Ref{Registry: ref.Registry, Repo: ref.Repo, Kind: KindManifest, Digest: parent}); ok {
-				size = int64(binary.LittleEndian.Uint64(value))
-			}
+		parent, _, sound := cutDigest(key[len(prefix):])
+		if sound && len(value) == 8 {
+			size = int64(binary.LittleEndian.Uint64(value))
+			ok = c.linked(Ref{Registry: ref.Registry, Repo: ref.Repo, Kind: KindManifest, Digest: parent})
 		}
 		return !ok
 	})
 	return size, ok
+}
+
+// oldFact is from when on a name or a link is forgotten whose content is not held either: nobody has asked for it all
+// that time, for then it would have been renewed.
+const oldFact = 90 * 24 * time.Hour
+
+// prune forgets what is of no use any more: old names and links, and the families of manifests that are not held.
+func (c *Cache) prune(ctx context.Context) {
+	c.facts.prune(ctx, func(key string, value []byte) bool {
+		about, at, ok := subject(key, value)
+		return ok && (c.now().Sub(at) < oldFact || c.disk.holds(about))
+	})
+}
+
+// subject is the content that a fact is about, and how old the fact is; what does not age is as old as time.
+func subject(key string, value []byte) (d Digest, at time.Time, ok bool) {
+	if key == "" {
+		return d, at, false
+	}
+	kind, rest := key[:1], key[1:]
+	switch kind {
+	case nameFact:
+		n, ok := decodeName(value)
+		return n.Digest, n.asOf, ok
+	case linkFact:
+		l, sound := decodeLink(value)
+		_, rest, _ = strings.Cut(rest, "\x00") // registry
+		_, rest, _ = strings.Cut(rest, "\x00") // repository
+		if rest == "" {
+			return d, at, false
+		}
+		d, _, ok = cutDigest(rest[1:])
+		return d, l.at, ok && sound
+	case parentFact:
+		_, rest, _ = cutDigest(rest)
+	}
+	d, _, ok = cutDigest(rest)
+	return d, at, ok
 }

@@ -138,7 +138,7 @@ func (f *flight) leave(r *rider) {
 	}
 	delete(f.riders, r)
 	if f.entry != nil {
-		f.c.disk.books.closed(slot{digest: f.key.digest}, f.entry)
+		f.c.disk.books.closed(f.entry)
 	}
 	f.changed.fire()
 }
@@ -418,8 +418,6 @@ func (f *flight) land() {
 	delete(f.c.flights, f.key)
 	f.c.mu.Unlock()
 	f.c.stats.landed.Add(1)
-	f.part.dropMap()
-	f.c.disk.works()
 }
 
 // open opens the file for one reader, wherever it is by now.

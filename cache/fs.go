@@ -2,9 +2,11 @@ package cache
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,11 +16,11 @@ import (
 type FS interface {
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Rename(from, to string) error
-	Remove(name string) error
+	Remove(name string) error // a file, or whatever stands in its place; nil where there is nothing
 	MkdirAll(dir string, perm fs.FileMode) error
 	ReadDir(dir string) ([]fs.DirEntry, error)
 	Lstat(name string) (fs.FileInfo, error)
-	SyncFS(dir string) error                         // everything that was written to dir's file system
+	SyncFS(f File) error                             // everything that was written to f's file system
 	Space(dir string) (free, total int64, err error) // bytes
 }
 
@@ -47,23 +49,23 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 }
 
 func (osFS) Rename(from, to string) error                { return os.Rename(from, to) }
-func (osFS) Remove(name string) error                    { return os.Remove(name) }
+func (osFS) Remove(name string) error                    { return os.RemoveAll(name) }
 func (osFS) MkdirAll(dir string, perm fs.FileMode) error { return os.MkdirAll(dir, perm) }
 func (osFS) ReadDir(dir string) ([]fs.DirEntry, error)   { return os.ReadDir(dir) }
 func (osFS) Lstat(name string) (fs.FileInfo, error)      { return os.Lstat(name) }
 
-func (osFS) SyncFS(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+func (osFS) SyncFS(f File) error {
+	d, ok := f.(interface{ Fd() uintptr })
+	if !ok {
+		return fmt.Errorf("syncfs: %w", errors.ErrUnsupported)
 	}
-	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
 }
 
 func (osFS) Space(dir string) (free, total int64, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
-		return 0, 0, err
+		return 0, 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
@@ -72,7 +74,21 @@ func (osFS) Space(dir string) (free, total int64, err error) {
 // the pages and would report success.
 func datasync(f File) error {
 	if d, ok := f.(interface{ Fd() uintptr }); ok {
-		return unix.Fdatasync(int(d.Fd()))
+		return os.NewSyscallError("fdatasync", unix.Fdatasync(int(d.Fd())))
 	}
 	return f.Sync()
+}
+
+// isDiskError reports whether err is the system's: no room, no luck, no permission.
+func isDiskError(err error) bool {
+	var number syscall.Errno
+	return errors.As(err, &number)
+}
+
+// noRoom reports whether err means that bytes, inodes or a quota have run out.
+func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// exhausted reports whether err is this process's trouble and says nothing of the file.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }

@@ -4,9 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,9 +16,8 @@ import (
 // landing is proven content that waits to be committed: to be made durable and then to be given its name, in that
 // order, for a name without its bytes is what a power cut leaves behind otherwise.
 type landing struct {
-	slot slot
-	path string
-	size int64
+	entry *entry
+	path  string
 }
 
 const (
@@ -30,10 +30,9 @@ const (
 // land enters proven content on the books and queues it to be committed. From now on it is held: readers are served
 // from path until it has its name.
 func (d *disk) land(g Digest, path string, size, promised int64, readers int) *entry {
-	s := slot{digest: g}
-	e := d.books.add(s, size, promised, path, readers)
+	e := d.books.add(slot{digest: g}, size, promised, path, readers)
 	d.mu.Lock()
-	d.queue = append(d.queue, landing{s, path, size})
+	d.queue = append(d.queue, landing{e, path})
 	d.mu.Unlock()
 	d.kick()
 	return e
@@ -44,29 +43,34 @@ func (d *disk) keep(g Digest, data []byte) error {
 	if d.holds(g) {
 		return nil
 	}
-	if !d.writable(time.Now()) {
+	if !d.writable() {
 		return d.health()
 	}
 	n := int64(len(data))
 	if !d.books.reserve(n) {
 		return errNoRoom
 	}
-	f, path, err := d.temp()
-	if err == nil {
-		_, err = f.WriteAt(data, 0)
-		err = errors.Join(err, f.Close())
-	}
+	path, err := d.spill(data)
 	if err != nil {
 		d.books.release(n)
 		d.failed(err)
-		if path != "" {
-			_ = d.fs.Remove(path)
-		}
 		return err
 	}
-	d.works()
 	d.land(g, path, n, n, 0)
 	return nil
+}
+
+// spill writes data to a new file in tmp/.
+func (d *disk) spill(data []byte) (path string, err error) {
+	f, path, err := d.temp()
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteAt(data, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, d.fs.Remove(path))
+	}
+	return path, err
 }
 
 // kick wakes the committer.
@@ -80,16 +84,21 @@ func (d *disk) kick() {
 // commit makes landed content durable, and removes what was evicted, until ctx ends.
 // One goroutine does both, one after the other, so that a removal never meets the name of a later landing.
 func (d *disk) commit(ctx context.Context) {
-	for ctx.Err() == nil {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
 		select {
 		case <-d.wake:
 			d.remove()
 			if d.small() {
 				pause(ctx, batch)
 			}
-			d.round()
+		case <-look.C:
+			d.probe()
 		case <-ctx.Done():
+			return
 		}
+		d.round()
 	}
 }
 
@@ -100,34 +109,28 @@ func (d *disk) round() {
 	d.queue = nil
 	d.mu.Unlock()
 	d.commitAll(queue)
-	d.fit()
 	d.remove()
+	d.fit()
 }
 
 // small reports whether anything waits that gains by waiting for others.
 func (d *disk) small() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, l := range d.queue {
-		if l.size < alone {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(d.queue, func(l landing) bool { return l.entry.size < alone })
 }
 
 func (d *disk) commitAll(queue []landing) {
-	var together error
-	synced := false
+	together := sync.OnceValue(d.sync)
 	for _, l := range queue {
+		if !d.books.waits(l.entry) { // dropped while it waited, or landed a second time
+			continue
+		}
 		var err error
-		if l.size >= alone {
+		if l.entry.size >= alone {
 			err = d.syncFile(l.path)
 		} else {
-			if !synced {
-				together, synced = d.fs.SyncFS(d.root), true
-			}
-			err = together
+			err = together()
 		}
 		if err == nil {
 			err = d.rename(l)
@@ -146,50 +149,52 @@ func (d *disk) syncFile(path string) error {
 	return errors.Join(datasync(f), f.Close())
 }
 
+// rename gives content its name.
 func (d *disk) rename(l landing) error {
-	if !d.books.waits(l.slot, l.path) { // dropped while it waited, or landed a second time
-		_ = d.fs.Remove(l.path)
-		return nil
-	}
-	to := d.path(l.slot)
+	to := d.path(l.entry.slot)
 	err := d.fs.Rename(l.path, to)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = d.fs.MkdirAll(filepath.Dir(to), 0o700); err == nil {
+	if err != nil { // the first of its directory, or something of another kind is in the way
+		if err = d.clear(to); err == nil {
 			err = d.fs.Rename(l.path, to)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if !d.books.settle(l.slot, l.path) && !d.books.has(l.slot) {
-		return d.fs.Remove(to) // dropped just now
+	_ = d.fs.Remove(mapPath(l.path))
+	if !d.books.settle(l.entry) { // dropped just now
+		d.books.again(gone{slot: l.entry.slot})
 	}
 	return nil
+}
+
+// clear makes way for a file.
+func (d *disk) clear(path string) error {
+	dir := filepath.Dir(path)
+	if fi, err := d.fs.Lstat(dir); err == nil && fi.Mode().IsRegular() {
+		_ = d.fs.Remove(dir)
+	}
+	return errors.Join(d.fs.MkdirAll(dir, 0o700), d.fs.Remove(path))
 }
 
 // lost gives up content that could not be committed. A failed sync is not tried again: the kernel may have thrown the
 // bytes away and would call the second one a success.
 func (d *disk) lost(l landing, err error) {
 	d.failed(err)
-	d.books.drop(l.slot)
-	d.log.Warn("content could not be kept", zap.Stringer("digest", l.slot.digest), zap.Error(err))
-	if err := d.fs.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Debug("left over until the next start", zap.Error(err))
-	}
+	d.books.drop(l.entry)
+	d.log.Warn("content could not be kept", zap.Stringer("digest", l.entry.slot.digest), zap.Error(err))
 }
 
 // remove unlinks what went from the books.
 func (d *disk) remove() {
 	for _, g := range d.books.sweep() {
-		path := cmp.Or(g.path, d.path(g.slot))
-		names := []string{path}
-		if g.slot.partial != 0 {
-			names = append(names, mapPath(path))
+		err := d.fs.Remove(cmp.Or(g.path, d.path(g.slot)))
+		if g.path != "" {
+			err = errors.Join(err, d.fs.Remove(mapPath(g.path)))
 		}
-		for _, name := range names {
-			if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				d.log.Warn("could not be removed", zap.Error(err))
-			}
+		if err != nil {
+			d.log.Warn("could not be removed", zap.Error(err))
+			d.books.again(g)
 		}
 	}
 }

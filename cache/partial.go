@@ -29,11 +29,12 @@ type partial struct {
 	file     File
 	reopened bool // with what an earlier download left in it
 
-	mu       sync.Mutex
-	log      File
-	logged   int64 // length of the map
-	promised int64 // bytes reserved on the books
-	written  int64 // bytes held
+	mu       sync.Mutex // guards what follows, for a moment
+	log      File       // the map; nil once it is closed
+	logged   int64      // length of the map
+	size     int64      // of the whole; -1: not known yet
+	promised int64      // bytes reserved on the books
+	written  int64      // bytes written
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -44,10 +45,16 @@ const (
 	headerSize = 8 + 4
 	// grant is how much is reserved at a time: large enough to be rare, small beside any budget.
 	grant = 16 << 20
+	// longestMap bounds the map: 2.8 million stretches are more than any client asks for.
+	longestMap = 64 << 20
+	// staleAfter is when a download that nobody continued is given up.
+	staleAfter = 30 * 24 * time.Hour
 )
 
+const mapSuffix = ".map"
+
 // mapPath is the map's name beside a partial's.
-func mapPath(path string) string { return path + ".map" }
+func mapPath(path string) string { return path + mapSuffix }
 
 // partialMark tells the partials of one registry from another's: what one sent proves nothing of the other, so they
 // never share one. It is part of the file's name.
@@ -60,19 +67,23 @@ func partialMark(registry string) uint64 {
 // startPartial opens the partial of s, with what an earlier download left in it, or makes a new one. size is -1 where
 // the earlier one did not know it.
 func (d *disk) startPartial(s slot) (p *partial, held spans, size int64, err error) {
-	p = &partial{disk: d, slot: s}
-	if path, n := d.books.take(s); path != "" {
-		p.path, p.promised = path, n
-		if held, size, err = p.reopen(); err == nil {
-			p.reopened = true
-			return p, held, size, nil
+	p = &partial{disk: d, slot: s, size: -1}
+	path, n, proven := d.books.take(s)
+	if p.path, p.promised = path, n; path != "" {
+		held, err = p.reopen(proven)
+		switch {
+		case err == nil:
+			return p, held, p.size, nil
+		case exhausted(err): // not its fault
+			p.close()
+			d.books.park(s, n, p.promised, path, proven)
+			return nil, nil, -1, err
 		}
 		d.log.Warn("partial download set aside", zap.Error(err))
 		p.discard()
-		p = &partial{disk: d, slot: s}
+		p = &partial{disk: d, slot: s, size: -1}
 	}
-	err = p.create()
-	return p, nil, -1, err
+	return p, nil, -1, p.create()
 }
 
 func (p *partial) create() (err error) {
@@ -92,34 +103,34 @@ func (p *partial) create() (err error) {
 		p.discard()
 		return err
 	}
-	p.noteSize(-1)
+	p.logged = headerSize
+	p.noteHeader(p.log, -1)
 	return nil
 }
 
 func s16(n uint64) string { return strconv.FormatUint(n, 16) }
 
-// reopen reads the map and, after a crash, checks each stretch against its checksum.
-func (p *partial) reopen() (held spans, size int64, err error) {
+// reopen reads the map and, unless that is known to be whole, checks each stretch against its checksum.
+func (p *partial) reopen(proven bool) (held spans, err error) {
 	d := p.disk
 	if p.file, err = d.fs.OpenFile(p.path, os.O_RDWR, 0); err != nil {
-		return nil, -1, err
+		return nil, err
 	}
 	if p.log, err = d.fs.OpenFile(mapPath(p.path), os.O_RDWR, 0); err != nil {
-		return nil, -1, err
+		return nil, err
 	}
-	size, records, err := readMap(p.log)
+	size, records, logged, err := readMap(p.log)
 	if err != nil {
-		return nil, -1, err
+		return nil, err
 	}
-	p.logged = headerSize + int64(len(records))*recordSize
 	for _, r := range records {
-		if d.clean || p.intact(r) {
+		if proven || p.intact(r) {
 			held.add(r.off, r.off+r.n)
 		}
 	}
-	p.written = held.total()
+	p.size, p.logged, p.written, p.reopened = size, logged, held.total(), true
 	p.promise(p.written - p.promised) // what the books had from the file's length is put right
-	return held, size, nil
+	return held, nil
 }
 
 // intact reports whether the bytes of r are what they were.
@@ -143,44 +154,57 @@ func (p *partial) promise(n int64) bool {
 
 // write puts b at off. errNoRoom where the books have no room for it.
 func (p *partial) write(b []byte, off int64) error {
-	n := int64(len(b))
-	p.mu.Lock()
-	short := p.written + n - p.promised
-	ok := short <= 0 || p.promise(max(short, grant)) || p.promise(short)
-	p.written += n
-	p.mu.Unlock()
-	if !ok {
+	if !p.claim(int64(len(b))) {
 		return errNoRoom
 	}
 	_, err := p.file.WriteAt(b, off)
 	return err
 }
 
+// claim reports whether there is room for n bytes more.
+func (p *partial) claim(n int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.written += n
+	most := int64(forever)
+	if p.size >= 0 {
+		most = p.size // bytes that come twice need no room twice
+	}
+	short := min(p.written, most) - p.promised
+	return short <= 0 || p.promise(min(max(short, grant), most-p.promised)) || p.promise(short)
+}
+
 // note logs that a stretch is held. A map that cannot be written costs a later download, not this one.
 func (p *partial) note(r record) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.log == nil {
-		return
-	}
-	if _, err := p.log.WriteAt(r.encode(), p.logged); err != nil {
-		p.disk.log.Debug("map of a partial download not written", zap.Error(err))
-		return
-	}
+	log, at := p.log, p.logged
 	p.logged += recordSize
+	p.mu.Unlock()
+	if log == nil || at >= longestMap {
+		return
+	}
+	if _, err := log.WriteAt(r.encode(), at); err != nil {
+		p.disk.log.Debug("map of a partial download not written", zap.Error(err))
+	}
 }
 
-// noteSize logs the whole's size, the map's header.
+// noteSize logs the size of the whole; -1: not known.
 func (p *partial) noteSize(size int64) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.log == nil {
-		return
+	log, known := p.log, p.size == size
+	p.size = size
+	p.mu.Unlock()
+	if log != nil && !known {
+		p.noteHeader(log, size)
 	}
+}
+
+// noteHeader writes the map's header.
+func (p *partial) noteHeader(log File, size int64) {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(size))
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	if _, err := p.log.WriteAt(b, 0); err == nil {
-		p.logged = max(p.logged, headerSize)
+	if _, err := log.WriteAt(b, 0); err != nil {
+		p.disk.log.Debug("map of a partial download not written", zap.Error(err))
 	}
 }
 
@@ -189,23 +213,23 @@ func (p *partial) open() (File, error) { return p.disk.fs.OpenFile(p.path, os.O_
 
 // close lets go of the descriptors.
 func (p *partial) close() {
-	for _, f := range []File{p.file, p.log} {
+	p.mu.Lock()
+	log := p.log
+	p.log = nil
+	p.mu.Unlock()
+	for _, f := range []File{p.file, log} {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
-	p.log = nil
 }
 
 // discard removes the partial.
 func (p *partial) discard() {
 	p.close()
 	p.promise(-p.promised)
-	for _, name := range []string{p.path, mapPath(p.path)} {
-		if err := p.disk.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			p.disk.log.Debug("left over", zap.Error(err))
-		}
-	}
+	p.disk.books.again(gone{slot: p.slot, path: p.path})
+	p.disk.kick()
 }
 
 // park leaves the partial to a later download. One that holds nothing is not worth an entry.
@@ -215,16 +239,14 @@ func (p *partial) park(held int64) {
 		return
 	}
 	p.close()
-	p.disk.books.park(p.slot, held, p.promised, p.path)
+	p.disk.books.park(p.slot, held, p.promised, p.path, true)
 }
 
-// land hands the file over to be committed, with the readers it has.
+// land hands the file over to be committed, with the readers it has. Its map stays until then: a process that is
+// killed meanwhile has a whole download to continue.
 func (p *partial) land(size int64, readers int) *entry {
 	return p.disk.land(p.slot.digest, p.path, size, p.promised, readers)
 }
-
-// dropMap removes the map of what has landed.
-func (p *partial) dropMap() { _ = p.disk.fs.Remove(mapPath(p.path)) }
 
 // record is one line of the map: n bytes from off on, and their checksum.
 type record struct {
@@ -242,30 +264,34 @@ func (r record) encode() []byte {
 
 var errMap = errors.New("map of a partial download is damaged")
 
-// readMap reads a map up to its first torn record.
-func readMap(f File) (size int64, records []record, err error) {
-	const most = 64 << 20 // 2.8 million stretches: more than any client asks for
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, most))
+// readMap reads the records of a map that are whole, and how long it is with those that are not.
+func readMap(f io.ReaderAt) (size int64, records []record, length int64, err error) {
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, longestMap))
 	if err != nil || len(b) < headerSize {
-		return -1, nil, cmp.Or(err, errMap)
+		return -1, nil, 0, cmp.Or(err, errMap)
 	}
 	if crc32.Checksum(b[:8], castagnoli) != binary.LittleEndian.Uint32(b[8:]) {
-		return -1, nil, errMap
+		return -1, nil, 0, errMap
 	}
-	size = int64(binary.LittleEndian.Uint64(b))
+	size = max(-1, int64(binary.LittleEndian.Uint64(b)))
+	length = headerSize
 	for b = b[headerSize:]; len(b) >= recordSize; b = b[recordSize:] {
-		r := record{
-			off: int64(binary.LittleEndian.Uint64(b)),
-			n:   int64(binary.LittleEndian.Uint64(b[8:])),
-			sum: binary.LittleEndian.Uint32(b[16:]),
+		length += recordSize
+		if r, ok := decodeRecord(b[:recordSize]); ok && (size < 0 || r.off+r.n <= size) {
+			records = append(records, r)
 		}
-		whole := crc32.Checksum(b[:recordSize-4], castagnoli) == binary.LittleEndian.Uint32(b[recordSize-4:])
-		if !whole || r.off < 0 || r.n <= 0 || r.off > forever-r.n || (size >= 0 && r.off+r.n > size) {
-			break
-		}
-		records = append(records, r)
 	}
-	return size, records, nil
+	return size, records, length, nil
+}
+
+func decodeRecord(b []byte) (r record, ok bool) {
+	r = record{
+		off: int64(binary.LittleEndian.Uint64(b)),
+		n:   int64(binary.LittleEndian.Uint64(b[8:])),
+		sum: binary.LittleEndian.Uint32(b[16:]),
+	}
+	whole := crc32.Checksum(b[:recordSize-4], castagnoli) == binary.LittleEndian.Uint32(b[recordSize-4:])
+	return r, whole && r.off >= 0 && r.n > 0 && r.off <= forever-r.n
 }
 
 // findPartials enters on the books what downloads of earlier processes left. It runs before any download begins.
@@ -274,36 +300,33 @@ func (d *disk) findPartials() {
 		dir := filepath.Join(d.root, "partial", alg)
 		files, _ := d.fs.ReadDir(dir)
 		for _, f := range files {
-			if name := f.Name(); strings.HasSuffix(name, ".map") {
-				if _, err := d.fs.Lstat(strings.TrimSuffix(filepath.Join(dir, name), ".map")); err != nil {
-					_ = d.fs.Remove(filepath.Join(dir, name))
-				}
-				continue
+			path := filepath.Join(dir, f.Name())
+			base, isMap := strings.CutSuffix(path, mapSuffix)
+			if _, err := d.fs.Lstat(base); isMap && err == nil {
+				continue // it goes with the other
 			}
-			d.findPartial(alg, dir, f)
+			if isMap || !d.findPartial(alg, path, f) {
+				_ = d.fs.Remove(path)
+				_ = d.fs.Remove(mapPath(path))
+			}
 		}
 	}
 }
 
-func (d *disk) findPartial(alg, dir string, f fs.DirEntry) {
-	path := filepath.Join(dir, f.Name())
+// findPartial reports whether the file at path may be continued.
+func (d *disk) findPartial(alg, path string, f fs.DirEntry) bool {
 	text, rest, _ := strings.Cut(f.Name(), "-")
-	mark, _, _ := strings.Cut(rest, ".")
+	registry, _, _ := strings.Cut(rest, ".")
 	g, err := ParseDigest(alg + ":" + text)
-	n, err2 := strconv.ParseUint(mark, 16, 64)
+	n, err2 := strconv.ParseUint(registry, 16, 64)
 	fi, err3 := f.Info()
 	m, err4 := d.fs.Lstat(mapPath(path))
-	if err := cmp.Or(err, err2, err3, err4); err != nil || n == 0 || !fi.Mode().IsRegular() || !m.Mode().IsRegular() {
-		_ = d.fs.Remove(path)
-		_ = d.fs.Remove(mapPath(path))
-		return
+	if cmp.Or(err, err2, err3, err4) != nil || n == 0 || !fi.Mode().IsRegular() || !m.Mode().IsRegular() ||
+		time.Since(fi.ModTime()) > staleAfter {
+		return false
 	}
-	if time.Since(fi.ModTime()) > staleAfter {
-		_ = d.fs.Remove(path)
-		_ = d.fs.Remove(mapPath(path))
-		return
-	}
-	d.books.park(slot{digest: g, partial: n}, room(fi), 0, path)
+	d.books.park(slot{digest: g, partial: n}, room(fi), 0, path, d.clean)
+	return true
 }
 
 // room is what a file, which may be sparse, takes on disk.
@@ -314,6 +337,3 @@ func room(fi fs.FileInfo) int64 {
 	}
 	return fi.Size()
 }
-
-// staleAfter is when a download that nobody continued is given up.
-const staleAfter = 30 * 24 * time.Hour

@@ -1,6 +1,9 @@
 package cache
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -13,25 +16,40 @@ const smallProof = 64 << 20
 
 func (h *held) isProven() bool {
 	if !h.proven {
-		_, _, h.proven = h.disk.books.look(h.entry)
+		_, h.proven = h.disk.books.look(h.entry)
 	}
 	return h.proven
 }
 
-// prove hashes the whole file, unless that was done. A file that fails is dropped.
-func (h *held) prove() error {
+// prove hashes the whole file, unless that was done. One that fails is rotten.
+func (h *held) prove(ctx context.Context) error {
 	if h.isProven() {
 		return nil
 	}
-	sum := h.slot.digest.Hash()
-	if _, err := io.Copy(sum, io.NewSectionReader(h.File, 0, h.size)); err != nil {
-		return &rotten{err}
+	return h.each(ctx, func([]byte) error { return nil })
+}
+
+// each calls do for the file's pieces in turn, for the last one when the whole is proven.
+func (h *held) each(ctx context.Context, do func(piece []byte) error) error {
+	sum, buf := h.digest.Hash(), make([]byte, copySize)
+	for off := int64(0); ; {
+		n, err := h.ReadAt(buf[:min(copySize, h.size-off)], off)
+		if n == 0 && off < h.size {
+			return &rotten{cmp.Or(err, io.ErrUnexpectedEOF)}
+		}
+		sum.Write(buf[:n])
+		off += int64(n)
+		if off == h.size && !h.digest.Matches(sum) {
+			return &rotten{fmt.Errorf("%s: %w", h.digest, ErrCorrupt)}
+		}
+		if err := cmp.Or(ctx.Err(), do(buf[:n])); err != nil {
+			return err
+		}
+		if off == h.size {
+			h.disk.books.proved(h.entry)
+			return nil
+		}
 	}
-	if !h.slot.digest.Matches(sum) {
-		return &rotten{fmt.Errorf("%s: %w", h.slot.digest, ErrCorrupt)}
-	}
-	h.disk.books.proved(h.entry)
-	return nil
 }
 
 // sendHeld sends from a landed file.
@@ -42,7 +60,7 @@ func (b *Blob) sendHeld(out *outlet, off, n int64) error {
 			return b.sendProving(out)
 		}
 		if h.size <= smallProof {
-			if err := h.prove(); err != nil {
+			if err := h.prove(out.ctx); err != nil {
 				return err
 			}
 		}
@@ -53,29 +71,11 @@ func (b *Blob) sendHeld(out *outlet, off, n int64) error {
 // sendProving sends the whole file through the hash, and its end only when that agrees. What went out before was not
 // proven, so after the first byte there is no going on from the source.
 func (b *Blob) sendProving(out *outlet) error {
-	h, sum, buf := b.held, b.held.slot.digest.Hash(), make([]byte, copySize)
-	for off := int64(0); off < h.size; {
-		n, err := h.ReadAt(buf[:min(copySize, h.size-off)], off)
-		if n == 0 {
-			return b.spoilt(out, err)
-		}
-		sum.Write(buf[:n])
-		if off += int64(n); off == h.size && !h.slot.digest.Matches(sum) {
-			return b.spoilt(out, ErrCorrupt)
-		}
-		if err := out.bytes(buf[:n]); err != nil {
-			return err
-		}
+	err := b.held.each(out.ctx, out.bytes)
+	var rot *rotten
+	if out.sent == 0 || !errors.As(err, &rot) {
+		return err
 	}
-	h.disk.books.proved(h.entry)
-	return nil
-}
-
-func (b *Blob) spoilt(out *outlet, err error) error {
-	b.c.stats.corrupt.Add(1)
-	if out.sent == 0 {
-		return &rotten{err}
-	}
-	b.c.disk.bad(b.held.slot, b.held.entry, err)
-	return fmt.Errorf("%s: from disk: %w: %w", b.ref, err, ErrCorrupt)
+	b.c.disk.bad(b.held.entry, err)
+	return fmt.Errorf("%s: from disk: %w: %w", b.ref, rot.err, ErrCorrupt)
 }

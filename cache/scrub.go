@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -11,24 +12,30 @@ import (
 const (
 	// defaultScrub reads a terabyte in a day and a half and leaves any disk idle for the rest.
 	defaultScrub = 8 << 20
-	// scrubPause lies between two rounds.
-	scrubPause = 24 * time.Hour
+	// tendEvery lies between two rounds of looking after what is held.
+	tendEvery = 24 * time.Hour
 )
 
-// scrub looks for bits that flipped on disk, until ctx ends: what was read by nobody for long is looked at as well.
+// tend finds what the directory has, and then looks after it until ctx ends.
+func (c *Cache) tend(ctx context.Context) {
+	c.disk.scan(ctx)
+	for ctx.Err() == nil {
+		c.prune(ctx)
+		c.scrub(ctx)
+		pause(ctx, tendEvery)
+	}
+}
+
+// scrub looks for bits that flipped on disk: what was read by nobody for long is looked at as well.
 func (c *Cache) scrub(ctx context.Context) {
 	if c.o.ScrubRate < 0 {
 		return
 	}
 	limit := rate.NewLimiter(rate.Limit(c.o.ScrubRate), copySize)
-	for ctx.Err() == nil {
-		for _, s := range c.disk.books.all() {
-			if ctx.Err() == nil && s.partial == 0 {
-				c.scrubOne(ctx, s, limit)
-			}
-		}
-		pause(ctx, scrubPause)
-	}
+	c.disk.walk(func(s slot, _ int64, _ time.Time) bool {
+		c.scrubOne(ctx, s, limit)
+		return ctx.Err() == nil
+	})
 }
 
 // pause waits, or until ctx ends.
@@ -56,18 +63,13 @@ func (c *Cache) scrubOne(ctx context.Context, s slot, limit *rate.Limiter) {
 			return
 		}
 		sum.Write(buf[:n])
-		if err == io.EOF {
-			err = nil
-			if s.digest.Matches(sum) {
-				h.disk.books.proved(h.entry)
-				return
-			}
-			err = ErrCorrupt
+		if err == io.EOF && s.digest.Matches(sum) {
+			h.disk.books.proved(h.entry)
+			return
 		}
 		if err != nil {
-			c.stats.corrupt.Add(1)
 			c.memory.drop(s.digest)
-			c.disk.bad(s, h.entry, err)
+			c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
 			return
 		}
 	}

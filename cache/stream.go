@@ -444,7 +444,7 @@ type ring struct {
 
 // newRing makes a window: on disk where that takes writes, else in memory.
 func (c *Cache) newRing(size int64) ring {
-	if c.disk.writable(time.Now()) && (size < 0 || size > memoryWindow) && c.disk.books.reserve(diskWindow) {
+	if c.disk.writable() && (size < 0 || size > memoryWindow) && c.disk.books.reserve(diskWindow) {
 		f, path, err := c.disk.temp()
 		if err == nil {
 			if err = c.disk.fs.Remove(path); err == nil {

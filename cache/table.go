@@ -2,12 +2,12 @@ package cache
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
-	"maps"
-	"os"
-	"runtime/debug"
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -16,19 +16,23 @@ import (
 )
 
 // table keeps small facts that may be lost: names, links, what a manifest contains. It answers from memory, writes
-// behind, and survives whatever happens to its file: a database that cannot be read is set aside and begun anew.
+// behind, and survives whatever happens to its file: each fact has a checksum, one that does not fit was never there,
+// and a database that cannot be read is set aside and begun anew.
 type table struct {
 	path string
 	log  *zap.Logger
+	base atomic.Pointer[base] // nil: memory only
 
-	mu      sync.Mutex
-	recent  *simplelru.LRU[string, []byte] // nil value: known to be absent
-	dirty   map[string][]byte              // to be written; nil value: to be deleted
-	writing map[string][]byte              // being written
+	opening sync.Mutex // held by the one who opens the database
+	resets  int        // how often it was begun anew
+	large   int64      // see large
 
-	dbMu   sync.RWMutex // held while db is used; taken before mu
-	db     *bbolt.DB    // nil: memory only
-	resets int
+	mu      sync.Mutex // guards what follows, for a moment
+	recent  *simplelru.LRU[string, []byte]
+	dirty   map[string][]byte // to be written; nil value: to be deleted
+	writing map[string][]byte // being written; not changed any more
+	pause   time.Time         // nothing is written, and no database opened, before
+	failing bool              // the last write failed
 }
 
 const (
@@ -37,92 +41,18 @@ const (
 	// flushEvery bounds what a killed process forgets.
 	flushEvery = 200 * time.Millisecond
 	// mostDirty bounds the memory for facts that cannot be written.
-	mostDirty = 1 << 18
-	// mostResets is how often a process begins its database anew before it goes on without one: a disk that spoils
-	// every file would fill up with them.
-	mostResets = 3
+	mostDirty = 1 << 17
+	// mostFound bounds the answer to one scan: a layer that more manifests share than that is asked for upstream.
+	mostFound = 1 << 12
+	// strideLength is how many facts one step of a walk reads: no transaction is open for long.
+	strideLength = 1 << 10
 )
-
-var factsBucket = []byte("facts")
 
 func openTable(path string, log *zap.Logger) *table {
 	recent, _ := simplelru.NewLRU[string, []byte](recentFacts, nil) // fails for a size below 1 only
-	t := &table{path: path, log: log, recent: recent, dirty: map[string][]byte{}}
-	t.db = t.open()
+	t := &table{path: path, log: log, large: large, recent: recent, dirty: map[string][]byte{}}
+	t.open()
 	return t
-}
-
-// open opens the database, or a new one in its place.
-func (t *table) open() *bbolt.DB {
-	for {
-		var db *bbolt.DB
-		err := guard(func() (err error) {
-			// The freelist is synced: without that it is rebuilt at open in a goroutine of bbolt's own, whose panic
-			// over a damaged file nobody could recover.
-			db, err = bbolt.Open(t.path, 0o600, &bbolt.Options{
-				Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
-			})
-			if err != nil {
-				return err
-			}
-			return db.Update(func(tx *bbolt.Tx) error {
-				_, err := tx.CreateBucketIfNotExists(factsBucket)
-				return err
-			})
-		})
-		if err == nil {
-			return db
-		}
-		if !t.setAside(err) {
-			return nil
-		}
-	}
-}
-
-// setAside moves a database that cannot be used out of the way.
-func (t *table) setAside(err error) bool {
-	t.resets++
-	aside := fmt.Sprintf("%s.bad%d", t.path, t.resets)
-	t.log.Warn("names and links could not be read and are set aside: they are asked for anew",
-		zap.String("file", aside), zap.Error(err))
-	if t.resets > mostResets {
-		return false
-	}
-	_ = os.RemoveAll(aside)
-	return os.Rename(t.path, aside) == nil
-}
-
-// guard calls fn and turns what bbolt does over a damaged file, panics and faults, into an error.
-func guard(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("damaged: %v", r)
-		}
-	}()
-	return fn()
-}
-
-// use calls fn with the database. After a failure the database is left behind, not closed: its locks may be held by
-// what panicked.
-func (t *table) use(fn func(*bbolt.DB) error) {
-	t.dbMu.RLock()
-	db := t.db
-	var err error
-	if db != nil {
-		err = guard(func() error { return fn(db) })
-	}
-	t.dbMu.RUnlock()
-	if err == nil {
-		return
-	}
-	t.dbMu.Lock()
-	defer t.dbMu.Unlock()
-	if t.db == db {
-		if t.db = nil; t.setAside(err) {
-			t.db = t.open()
-		}
-	}
 }
 
 // get returns the value of key; nil where there is none. Not to be changed.
@@ -130,16 +60,10 @@ func (t *table) get(key string) []byte {
 	if v, ok := t.cached(key); ok {
 		return v
 	}
-	var v []byte
-	t.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
-			v = bytes.Clone(tx.Bucket(factsBucket).Get([]byte(key)))
-			return nil
-		})
-	})
+	v, _ := use(t, func(b *bbolt.Bucket) []byte { return unseal([]byte(key), b.Get([]byte(key))) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if newer, ok := t.unwritten(key); ok {
+	if newer, ok := t.known(key); ok { // put since we looked
 		return newer
 	}
 	t.recent.Add(key, v)
@@ -149,52 +73,44 @@ func (t *table) get(key string) []byte {
 func (t *table) cached(key string) ([]byte, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if v, ok := t.unwritten(key); ok {
-		return v, true
-	}
-	return t.recent.Get(key)
+	return t.known(key)
 }
 
-// unwritten looks for key among what is not in the database yet. t.mu is held.
-func (t *table) unwritten(key string) ([]byte, bool) {
+// known looks for key in memory; a nil value is known to be absent. t.mu is held.
+func (t *table) known(key string) ([]byte, bool) {
 	if v, ok := t.dirty[key]; ok {
 		return v, true
 	}
-	v, ok := t.writing[key]
-	return v, ok
+	if v, ok := t.writing[key]; ok {
+		return v, true
+	}
+	return t.recent.Get(key)
 }
 
 // put sets key; a nil value deletes it.
 func (t *table) put(key string, value []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.dirty) < mostDirty {
-		t.dirty[key] = value
-	}
 	t.recent.Add(key, value)
+	t.write(key, value)
 }
 
-// scan calls fn for every key that begins with prefix, until fn returns false.
+// write has key written, unless too much waits already. t.mu is held.
+func (t *table) write(key string, value []byte) {
+	if _, ok := t.dirty[key]; ok || len(t.dirty) < mostDirty {
+		t.dirty[key] = value
+	}
+}
+
+// scan calls fn for the keys that begin with prefix, in no order, until fn returns false.
 func (t *table) scan(prefix string, fn func(key string, value []byte) bool) {
-	found := map[string][]byte{}
-	t.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
-			c := tx.Bucket(factsBucket).Cursor()
-			for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-				found[string(k)] = bytes.Clone(v)
-			}
-			return nil
-		})
-	})
-	t.mu.Lock()
-	for _, m := range []map[string][]byte{t.writing, t.dirty} {
-		for k, v := range m {
-			if len(k) >= len(prefix) && k[:len(prefix)] == prefix {
-				found[k] = v
-			}
+	found := t.unwritten(prefix)
+	written, _ := use(t, func(b *bbolt.Bucket) map[string][]byte { return stride(b, prefix, prefix, mostFound) })
+	for k, v := range written {
+		if _, newer := found[k]; !newer {
+			found[k] = v
 		}
 	}
-	t.mu.Unlock()
 	for k, v := range found {
 		if v != nil && !fn(k, v) {
 			return
@@ -202,35 +118,98 @@ func (t *table) scan(prefix string, fn func(key string, value []byte) bool) {
 	}
 }
 
+// unwritten are the facts under prefix that may not be in the database yet.
+func (t *table) unwritten(prefix string) map[string][]byte {
+	found := map[string][]byte{}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range []map[string][]byte{t.writing, t.dirty} {
+		for k, v := range m {
+			if strings.HasPrefix(k, prefix) {
+				found[k] = v
+			}
+		}
+	}
+	return found
+}
+
+// prune deletes what is written and not to be kept, until ctx ends.
+func (t *table) prune(ctx context.Context, keep func(key string, value []byte) bool) {
+	for from, more := "", true; more && ctx.Err() == nil; {
+		facts, err := use(t, func(b *bbolt.Bucket) map[string][]byte { return stride(b, "", from, strideLength) })
+		for k, v := range facts {
+			if from = max(from, k+"\x00"); !keep(k, v) {
+				t.forget(k)
+			}
+		}
+		more = err == nil && len(facts) == strideLength
+	}
+}
+
+// forget deletes a fact that was read from the database, unless it has been set anew.
+func (t *table) forget(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, dirty := t.dirty[key]
+	if _, writing := t.writing[key]; !dirty && !writing {
+		t.recent.Remove(key)
+		t.write(key, nil)
+	}
+}
+
+// stride reads up to most facts under prefix, beginning with the key from.
+func stride(b *bbolt.Bucket, prefix, from string, most int) map[string][]byte {
+	found := map[string][]byte{}
+	c := b.Cursor()
+	for k, v := c.Seek([]byte(from)); k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(found) < most; k, v = c.Next() {
+		found[string(k)] = unseal(k, v)
+	}
+	return found
+}
+
+// run writes what is put, until ctx ends.
+func (t *table) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		pause(ctx, flushEvery)
+		t.flush()
+	}
+}
+
 // flush writes what is not written yet.
 func (t *table) flush() {
-	t.mu.Lock()
-	if len(t.dirty) == 0 {
-		t.mu.Unlock()
+	batch := t.begin()
+	if batch == nil {
 		return
 	}
-	t.writing, t.dirty = t.dirty, map[string][]byte{}
-	batch := maps.Clone(t.writing)
-	t.mu.Unlock()
-	t.use(func(db *bbolt.DB) error {
-		err := db.Update(func(tx *bbolt.Tx) error { return write(tx.Bucket(factsBucket), batch) })
-		if damaged(err) {
-			return err
-		}
-		if err != nil {
-			t.log.Warn("names and links not written", zap.Error(err))
-		}
-		return nil
-	})
+	if t.base.Load() == nil {
+		t.open()
+	}
+	err := t.update(func(b *bbolt.Bucket) error { return write(b, batch) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.writing = nil
+	if err != nil && !t.failing {
+		t.log.Warn("names and links are not written", zap.Error(err))
+	}
+	if t.failing = err != nil; t.failing {
+		t.pause = time.Now().Add(lookEvery)
+		for k, v := range batch {
+			if _, newer := t.dirty[k]; !newer {
+				t.write(k, v)
+			}
+		}
+	}
 }
 
-// damaged reports whether an error of a write is the file's and not the disk's.
-func damaged(err error) bool {
-	var path *os.PathError
-	return err != nil && !errors.As(err, &path) && !isDiskError(err)
+// begin takes what is to be written; nil where there is nothing, or no use in trying.
+func (t *table) begin() map[string][]byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.dirty) == 0 || time.Now().Before(t.pause) {
+		return nil
+	}
+	t.writing, t.dirty = t.dirty, map[string][]byte{}
+	return t.writing
 }
 
 func write(b *bbolt.Bucket, batch map[string][]byte) error {
@@ -239,7 +218,7 @@ func write(b *bbolt.Bucket, batch map[string][]byte) error {
 		if v == nil {
 			err = b.Delete([]byte(k))
 		} else {
-			err = b.Put([]byte(k), v)
+			err = b.Put([]byte(k), seal([]byte(k), v))
 		}
 		if err != nil {
 			return err
@@ -248,14 +227,33 @@ func write(b *bbolt.Bucket, batch map[string][]byte) error {
 	return nil
 }
 
+// seal appends a checksum of the fact to its value: the database has none of its own.
+func seal(key, value []byte) []byte {
+	return binary.LittleEndian.AppendUint32(bytes.Clone(value), factSum(key, value))
+}
+
+// unseal returns what seal was given; nil where it is not what it was.
+func unseal(key, sealed []byte) []byte {
+	n := len(sealed) - crc32.Size
+	if n < 0 || factSum(key, sealed[:n]) != binary.LittleEndian.Uint32(sealed[n:]) {
+		return nil
+	}
+	return append([]byte{}, sealed[:n]...)
+}
+
+func factSum(key, value []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+}
+
+// close writes what it can and gives the database back.
 func (t *table) close() {
+	t.mu.Lock()
+	t.pause = time.Time{}
+	t.mu.Unlock()
 	t.flush()
-	t.dbMu.Lock()
-	defer t.dbMu.Unlock()
-	if t.db != nil {
-		if err := guard(t.db.Close); err != nil {
+	if b := t.base.Swap(nil); b != nil {
+		if err := guard(b.db.Close); err != nil {
 			t.log.Warn("names and links not closed", zap.Error(err))
 		}
-		t.db = nil
 	}
 }
