@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
 	"github.com/tidepool-oci/tidepool/deploy"
@@ -128,6 +131,17 @@ func TestClients(t *testing.T) {
 		hints, snippet := deploy.Client(name, "10.1.2.3:99")
 		if !strings.Contains(hints+snippet, "10.1.2.3:99") || strings.Contains(hints+snippet, ":5000\"") {
 			t.Errorf("%s: the address is not in\n%s%s", name, hints, snippet)
+		}
+		var parsed any
+		switch name {
+		case "docker":
+			if !json.Valid([]byte(snippet)) {
+				t.Errorf("%s: no JSON:\n%s", name, snippet)
+			}
+		case "k3s", "kind":
+			if err := yaml.Load([]byte(snippet), &parsed); err != nil {
+				t.Errorf("%s: %v in\n%s", name, err, snippet)
+			}
 		}
 		if hints == "" || snippet == "" || strings.HasPrefix(snippet, "#") {
 			t.Errorf("%s: hints %q, snippet %q", name, hints, snippet)
