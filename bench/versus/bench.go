@@ -29,13 +29,10 @@ type bench struct {
 }
 
 func newBench(o options) (*bench, error) {
-	var err error
-	if o.dir, err = os.MkdirTemp(o.dir, "versus-"); err != nil {
-		return nil, err
-	}
 	b := &bench{options: o, leftOut: map[string]string{}}
+	var err error
 	if b.origin, err = newOrigin(o.dir); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(o.dir))
+		return nil, err
 	}
 	if b.hot, err = b.origin.add(o.size, 0); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -49,7 +46,7 @@ func (b *bench) close() error {
 	for _, s := range b.servers {
 		errs = append(errs, s.stop())
 	}
-	return errors.Join(append(errs, b.origin.close(), os.RemoveAll(b.dir))...)
+	return errors.Join(append(errs, b.origin.close())...)
 }
 
 // manifestOf describes an image of that one layer, filled up to manifestSize by an annotation.
@@ -80,7 +77,7 @@ func manifestOf(layer *blob) []byte {
 // enter starts every contestant that was asked for and keeps those that serve the right bytes.
 func (b *bench) enter(ctx context.Context) {
 	for _, c := range contestants {
-		if len(b.only) > 0 && !slices.Contains(b.only, c.name) {
+		if !b.wants(c.name) {
 			continue
 		}
 		s, err := b.admit(ctx, c)
@@ -95,7 +92,7 @@ func (b *bench) enter(ctx context.Context) {
 
 // admit starts c and pulls everything through it once, hashed: cold, then again from what it kept.
 func (b *bench) admit(ctx context.Context, c contestant) (*server, error) {
-	s, err := launch(ctx, c, site{origin: b.origin.addr, size: b.size}, b.dir)
+	s, err := launch(ctx, c, site{origin: b.origin.addr, size: b.size, tidepool: b.binary}, b.dir)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,9 @@ type conn struct {
 // timing says when an answer's body began and ended.
 type timing struct{ first, last time.Time }
 
-func dial(addr string) (*conn, error) {
+// dial connects to addr from a loopback address: servers that count a client's connections see as many clients as there
+// are addresses.
+func dial(addr string, from [4]byte) (*conn, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, err
@@ -47,6 +49,8 @@ func dial(addr string) (*conn, error) {
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: from}),
 		unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}))
 	if err != nil {
 		c.close()

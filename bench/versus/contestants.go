@@ -13,22 +13,26 @@ import (
 // Each contestant is configured as its manual recommends for this work, and logs no requests: nobody is to win by
 // another's bad configuration.
 
-// tidepool is built from the source around the working directory and run as anybody would, with an empty
-// configuration and environment.
-func tidepool(ctx context.Context, s site) (*exec.Cmd, error) {
-	bin := filepath.Join(s.dir, "tidepool")
-	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/tidepool-oci/tidepool/cmd/tidepool")
-	if said, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build it: %w: %s", err, lastLine(said))
-	}
+// tidepool is run as anybody would, with an empty configuration and environment.
+func tidepool(_ context.Context, s site) (*exec.Cmd, error) {
 	admin, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(bin, "serve", "--listen", s.listen, "--admin", admin, "--data", filepath.Join(s.dir, "data"),
+	cmd := exec.Command(s.tidepool, "serve", "--listen", s.listen, "--admin", admin, "--data", filepath.Join(s.dir, "data"),
 		"--upstream", "docker.io=http://"+s.origin, "--log-level", "warn")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}
 	return cmd, nil
+}
+
+// build makes tidepool from the source around the working directory, in dir.
+func build(ctx context.Context, dir string) (string, error) {
+	bin := filepath.Join(dir, "tidepool")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/tidepool-oci/tidepool/cmd/tidepool")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build tidepool: %w: %s", err, lastLine(said))
+	}
+	return bin, nil
 }
 
 // nginx: large buffers for the miss, sendfile and cached descriptors for the hit, one worker and one queue of

@@ -184,10 +184,11 @@ func together(s *server, n int, work func(i int, c *conn) error) error {
 	return atOnce(conns, work)
 }
 
-// connect dials n connections; those that it returns are to be closed, also with an error.
+// connect dials n connections, each from an address of its own, as clients have; those that it returns are to be
+// closed, also with an error.
 func connect(s *server, n int) (conns []*conn, err error) {
-	for range n {
-		c, err := dial(s.listen)
+	for i := range n {
+		c, err := dial(s.listen, [4]byte{127, 1, byte(i / 250), byte(1 + i%250)})
 		if err != nil {
 			return conns, err
 		}

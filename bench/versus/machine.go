@@ -18,13 +18,14 @@ type machine struct {
 	Cores    int               `json:"cores"`
 	Kernel   string            `json:"kernel"`
 	Go       string            `json:"go"`
+	Network  string            `json:"network"`
 	Commit   string            `json:"commit"`
 	Command  string            `json:"command"`
 	Date     string            `json:"date"`
 	Versions map[string]string `json:"versions"` // of the other contestants, where they tell
 }
 
-func describe(ctx context.Context) machine {
+func describe(ctx context.Context, inside bool) machine {
 	var u unix.Utsname
 	unix.Uname(&u) // fails only for a bad pointer
 	return machine{
@@ -32,8 +33,9 @@ func describe(ctx context.Context) machine {
 		Cores:   runtime.NumCPU(),
 		Kernel:  unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:]),
 		Go:      runtime.Version(),
+		Network: network(inside),
 		Commit:  commit(ctx),
-		Command: strings.Join(append([]string{"go run ./bench/versus"}, os.Args[1:]...), " "),
+		Command: command(inside),
 		Date:    time.Now().UTC().Format(time.DateOnly),
 		Versions: map[string]string{
 			"nginx":           version(ctx, "nginx", "-v"),
@@ -42,6 +44,25 @@ func describe(ctx context.Context) machine {
 			"wrk":             version(ctx, "wrk", "-v"),
 		},
 	}
+}
+
+func network(inside bool) string {
+	if inside {
+		return "loopback of its own network, " + congestionControl()
+	}
+	return "the machine's loopback, " + congestionControl()
+}
+
+// command is what was typed: the arguments that start adds are left out.
+func command(inside bool) string {
+	args := os.Args[1:]
+	if inside {
+		args = args[:len(args)-1]
+		if n := len(args) - 2; n >= 0 && args[n] == "-tidepool" {
+			args = args[:n]
+		}
+	}
+	return strings.Join(append([]string{"go run ./bench/versus"}, args...), " ")
 }
 
 func cpuModel() string {

@@ -32,6 +32,8 @@ type options struct {
 	output  string   // "table" or "json"
 	write   string   // a file that gets the table; empty: none
 	profile string   // a directory for perf's records of tidepool; empty: none
+	binary  string   // tidepool; empty: built from source
+	inside  bool     // a network of our own
 }
 
 func main() {
@@ -42,10 +44,37 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	if err := start(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "versus:", err)
 		os.Exit(1)
 	}
+}
+
+// start builds tidepool where its modules can be fetched, and measures where nothing disturbs.
+func start(ctx context.Context, o options) (err error) {
+	if o.dir, err = os.MkdirTemp(o.dir, "versus-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(o.dir)
+	if o.inside {
+		if err := furnish(); err != nil {
+			return err
+		}
+		return run(ctx, o)
+	}
+	args := slices.Clone(os.Args[1:])
+	if o.binary == "" && o.wants(contestants[0].name) {
+		if o.binary, err = build(ctx, o.dir); err != nil {
+			return err
+		}
+		args = append(args, "-tidepool", o.binary)
+	}
+	entered, err := enclose(ctx, append(args, "-inside"))
+	if entered {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "versus:", err)
+	return run(ctx, o)
 }
 
 func parse(args []string) (options, error) {
@@ -61,6 +90,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.output, "output", "table", "table or json")
 	f.StringVar(&o.write, "write", "", "also write the table to this file")
 	f.StringVar(&o.profile, "profile", "", "record tidepool with perf under each load into this directory")
+	f.StringVar(&o.binary, "tidepool", "", "the tidepool to run (built from the source around)")
+	f.BoolVar(&o.inside, "inside", false, "be in a network of its own already (not for people)")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -85,6 +116,9 @@ func (o options) check(rest []string) error {
 	}
 	return nil
 }
+
+// wants reports whether a contestant was asked for.
+func (o options) wants(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
 
 // list splits at commas; an empty string has no parts.
 func list(s string) []string {
@@ -115,7 +149,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	r := report{Schema: 1, Machine: describe(ctx), Reps: o.reps, MiB: o.size >> 20, Results: results,
+	r := report{Schema: 1, Machine: describe(ctx, o.inside), Reps: o.reps, MiB: o.size >> 20, Results: results,
 		LeftOut: b.leftOut, Noisy: b.noisy}
 	for _, s := range b.servers {
 		r.Contestants = append(r.Contestants, s.name)

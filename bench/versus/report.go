@@ -53,7 +53,7 @@ func (r report) deliver(o options) error {
 
 // table writes r as Markdown: what was measured, how tidepool compares, and where.
 func (r report) table(w io.Writer) {
-	fmt.Fprintf(w, "# Against others\n\nMedians of %d repetitions, each contestant in turn; ± is half the range.\n\n", r.Reps)
+	fmt.Fprintf(w, "# Against others\n\nMedians of %d repetitions (with stopped clients: at most 3), each contestant in turn; ± is half the range.\n\n", r.Reps)
 	row(w, append([]string{"load", ""}, r.Contestants...)...)
 	row(w, slices.Repeat([]string{"---"}, len(r.Contestants)+2)...)
 	for _, s := range r.Results {
@@ -90,13 +90,14 @@ func (r report) notes(w io.Writer) {
 	fmt.Fprintf(w, "\n## Where and how\n\n")
 	m := r.Machine
 	fmt.Fprintf(w, "- %s, %d cores, %s, %s, %s, commit %s\n", m.CPU, m.Cores, m.Kernel, m.Go, m.Date, m.Commit)
+	fmt.Fprintf(w, "- network: %s\n", m.Network)
 	fmt.Fprintf(w, "- `%s`\n", m.Command)
 	for _, name := range slices.Sorted(maps.Keys(m.Versions)) {
 		if v := m.Versions[name]; v != "" {
 			fmt.Fprintf(w, "- %s: %s\n", name, v)
 		}
 	}
-	fmt.Fprint(w, "- All on loopback, on the same cores as origin and client, none pinned; the client discards bodies inside the kernel.\n"+
+	fmt.Fprint(w, "- All on the same cores as origin and client, none pinned; the client discards bodies inside the kernel.\n"+
 		"- nginx and Varnish verify nothing; Varnish keeps content in memory only; docker-registry asks upstream at each request by tag.\n"+
 		"- Kernel socket memory is that of both ends, pages of the page cache that sendfile lends to sockets included.\n")
 	if r.Noisy > 0 {

@@ -19,6 +19,8 @@ type site struct {
 	origin string // host:port
 	dir    string
 	size   int64 // of the large blobs: caches of a fixed size must hold some
+
+	tidepool string // its binary
 }
 
 // contestant is a proxy that can be put on a site. prepare writes its configuration and returns the command that runs

@@ -83,7 +83,7 @@ func TestOriginKeepsItsPace(t *testing.T) {
 
 func TestClientChecksLengths(t *testing.T) {
 	b := testBench(t)
-	c, err := dial(b.origin.addr)
+	c, err := dial(b.origin.addr, [4]byte{127, 0, 0, 9})
 	if err != nil {
 		t.Fatal(err)
 	}
