@@ -50,17 +50,38 @@ type running struct {
 	over    bool           // no answer begins any more
 }
 
-// start builds the rooms upon each other and opens the doors. It needs no upstream to be up. What runs in the
+// start opens the doors, builds the rooms upon each other and serves. It needs no upstream to be up. What runs in the
 // background ends with stop, not with ctx.
 func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*running, error) {
 	r := &running{cfg: cfg, log: log, broken: make(chan error, 2)}
+	doors, err := openDoors(cfg, w) // first: where a tidepool runs already, nothing else is touched
+	if err != nil {
+		return nil, err
+	}
+	if err := r.build(ctx, w); err != nil {
+		for _, l := range doors {
+			err = errors.Join(err, l.Close())
+		}
+		return nil, err
+	}
+	r.addr = doors[0].Addr()
+	r.serve(r.door, proxy.Limit(doors[0], 0))
+	if len(doors) > 1 {
+		r.adminAddr = doors[1].Addr()
+		r.serve(r.admin, doors[1])
+	}
+	return r, nil
+}
+
+// build makes everything that is between the doors and the world.
+func (r *running) build(ctx context.Context, w world) (err error) {
+	cfg, log := r.cfg, r.log
 	id := "tidepool-" + strings.ToLower(rand.Text()[:8]) // ours alone: two tidepools may stand before each other
-	var err error
 	if r.hubs, err = dialUp(cfg, id, log, w); err != nil {
-		return nil, usageError{err}
+		return usageError{err}
 	}
 	if r.store, err = cache.New(context.WithoutCancel(ctx), r.hubs, storeOptions(cfg, log, w)); err != nil {
-		return nil, errors.Join(fmt.Errorf("the store in %s: %w", cfg.Data, err), r.hubs.Close())
+		return errors.Join(fmt.Errorf("the store in %s: %w", cfg.Data, err), r.hubs.Close())
 	}
 	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Version: build().Version})
 	r.door = proxy.Server(r.counting(&proxy.Handler{
@@ -70,10 +91,7 @@ func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*r
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
-	if err := r.open(w); err != nil {
-		return nil, errors.Join(err, r.close(context.WithoutCancel(ctx)))
-	}
-	return r, nil
+	return nil
 }
 
 // dialUp makes the upstreams' clients.
@@ -113,26 +131,20 @@ func adminServer(h http.Handler, log *zap.Logger) *http.Server {
 		ErrorLog: zap.NewStdLog(log.Named("admin"))}
 }
 
-// open listens at both doors and serves.
-func (r *running) open(w world) error {
+// openDoors listens for clients and then, where admin is not off, for operators.
+func openDoors(cfg config.Config, w world) (doors []net.Listener, err error) {
 	if w.listen == nil {
 		w.listen = net.Listen
 	}
-	clients, err := listen(w, "listen", r.cfg.Listen)
+	clients, err := listen(w, "listen", cfg.Listen)
+	if err != nil || cfg.Admin == config.Off {
+		return []net.Listener{clients}, err
+	}
+	operators, err := listen(w, "admin", cfg.Admin)
 	if err != nil {
-		return err
+		return nil, errors.Join(err, clients.Close())
 	}
-	if r.cfg.Admin != config.Off {
-		operators, err := listen(w, "admin", r.cfg.Admin)
-		if err != nil {
-			return errors.Join(err, clients.Close())
-		}
-		r.adminAddr = operators.Addr()
-		r.serve(r.admin, operators)
-	}
-	r.addr = clients.Addr()
-	r.serve(r.door, proxy.Limit(clients, 0))
-	return nil
+	return []net.Listener{clients, operators}, nil
 }
 
 // listen says, where it cannot, which flag to change.
