@@ -10,9 +10,13 @@ import (
 // openBlob brings a blob, or the part of it that is wanted, from e. The caller holds a slot, which the body gives back.
 func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cache.Want) (cache.Answer, error) {
 	q := query{method: http.MethodGet, repo: ref.Repo, tail: "blobs/" + ref.Digest.String(), span: ranged(want), blob: true}
-	r, err := h.ask(ctx, e, q)
+	r, err := h.send(ctx, e, q)
 	if err != nil {
 		return cache.Answer{}, err
+	}
+	if err := h.judge(e, q, r); err != nil {
+		r.drop()
+		return cache.Answer{}, beyond(r, want, err)
 	}
 	a, length, err := blobAnswer(r, want)
 	if err != nil {
@@ -20,11 +24,29 @@ func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cac
 		return cache.Answer{}, err
 	}
 	a.Digest = ref.Digest
-	a.Body = newBody(r, length, h.shared.Timeouts.Stall, h.count.read, func(err error) {
+	brought := false
+	read := func(n int) {
+		brought = brought || n > 0
+		h.count.read(n)
+	}
+	a.Body = newBody(r, length, h.shared.Timeouts.Stall, read, func(err error) {
 		h.release()
+		if brought { // failures are in a row only where nothing comes between them
+			e.worked()
+		}
 		h.settle(e, err)
 	})
 	return a, nil
+}
+
+// beyond is err, for an answer that is none. But one that says that the blob ends before what was wanted begins means
+// that somebody was told a wrong size, and must not hold on to what came with it.
+func beyond(r *reply, want cache.Want, err error) error {
+	_, _, total, ok := contentRange(r.Header.Get("Content-Range"))
+	if r.StatusCode != http.StatusRequestedRangeNotSatisfiable || !ok || total < 0 || total > want.Off {
+		return err
+	}
+	return refused(cache.ErrCorrupt, "%s has only %d bytes of it", r.host, total)
 }
 
 // blobAnswer is what r says of itself: which part it is, of how much, and how many bytes will come (-1: not told).

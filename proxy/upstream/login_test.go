@@ -500,3 +500,27 @@ func TestTokenServersThatMisbehave(t *testing.T) {
 		})
 	}
 }
+
+// A token server that does not answer is given up as a registry is.
+func TestTokenServerHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := origintest.New()
+		o.PutImage(repo, "latest", origintest.Spec{})
+		o.RequireToken(origintest.TokenServer{})
+		hang := o.When(origintest.Token).Hang()
+		var n origintest.Net
+		h := hubs(t, upstream.Options{Dial: n.DialContext}, at(origintest.ServeIn(t, &n, "hub.test:80", o)))
+		began := time.Now()
+		_, err := h.Resolve(t.Context(), tagRef("latest"), cache.Whole)
+		wantErr(t, err, cache.ErrUnavailable)
+		if took := time.Since(began); took != 15*time.Second {
+			t.Errorf("took %v", took)
+		}
+		hang.End()
+		trickle := o.When(origintest.Token).Pace(1)
+		_, err = h.Resolve(t.Context(), tagRef("latest"), cache.Whole)
+		wantErr(t, err, cache.ErrUnavailable, "within 1m0s")
+		trickle.End()
+		mustSlurp(t, h, tagRef("latest"))
+	})
+}

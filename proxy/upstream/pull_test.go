@@ -289,6 +289,47 @@ func TestBlobAnswersRefused(t *testing.T) {
 	}
 }
 
+// An error whose text never ends is cut, in bytes and in time.
+func TestEndlessError(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"fast": 0, "slow": 10 * time.Millisecond} {
+		s := raw(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.WriteHeader(http.StatusInternalServerError)
+			for {
+				if _, err := io.WriteString(w, strings.Repeat("all is lost ", 100)); err != nil {
+					return
+				}
+				w.(http.Flusher).Flush()
+				select {
+				case <-r.Context().Done():
+				case <-time.After(pause):
+				}
+			}
+		})
+		h := hubs(t, upstream.Options{}, upstream.Config{Endpoints: []string{s}})
+		_, err := h.Open(soon(t), tagRef("latest"), cache.Whole)
+		wantErr(t, err, cache.ErrUnavailable, "answered 500: all is lost all is lost")
+		if n := len(err.Error()); n > 400 {
+			t.Errorf("%s: %d bytes of text", name, n)
+		}
+	}
+}
+
+// A manifest that is said to be too large, or of schema 1, is refused before it is fetched.
+func TestRefusedByHEAD(t *testing.T) {
+	for header, value := range map[string]string{"Content-Length": "4194305", "Content-Type": origintest.DockerSchema1} {
+		o := origintest.New()
+		o.PutImage(repo, "latest", origintest.Spec{})
+		o.When(origintest.HEAD).Header(header, value)
+		h := hubs(t, upstream.Options{}, at(origintest.Serve(t, o)))
+		_, err := h.Resolve(t.Context(), tagRef("latest"), cache.Whole)
+		wantErr(t, err, cache.ErrUnsupported)
+		if o.Count(origintest.GET) != 0 {
+			t.Error("it was fetched")
+		}
+	}
+}
+
 // A hub that ignores Range, or does not tell a length, is served right.
 func TestOddButLegal(t *testing.T) {
 	o := origintest.New()
