@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -106,11 +107,10 @@ func (b *Blob) follow(ctx context.Context, out *outlet, off, n int64) error {
 	if b.rider == nil {
 		b.rider = &rider{}
 	}
-	r := b.rider
 	whole := off == 0 && (n < 0 || n == b.Size)
-	b.place(r, off, n, whole)
+	b.place(b.rider, off, n, whole)
 	for {
-		if n >= 0 && r.off >= off+n {
+		if n >= 0 && b.rider.off >= off+n { // it may be another rider by now
 			return nil
 		}
 		err := b.more(ctx, out)
@@ -357,6 +357,9 @@ func (o *outlet) blame(f File, off int64, err error) error {
 	var rot *rotten
 	if errors.As(err, &rot) || o.ctx.Err() != nil {
 		return err
+	}
+	if errors.Is(err, syscall.EIO) { // no socket says that, and a disk may say it once only
+		return &rotten{err}
 	}
 	var b [1]byte
 	if _, e := f.ReadAt(b[:], off); e != nil {
