@@ -152,8 +152,8 @@ func (f *flight) sizeNow() int64 {
 func (f *flight) accept(r *run, a Answer) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if a.Size >= 0 && f.size >= 0 && a.Size != f.size {
-		return fmt.Errorf("%s: now has %d bytes, had %d: %w", f.ref, a.Size, f.size, ErrUnavailable)
+	if a.Size >= 0 && f.size >= 0 && a.Size != f.size { // one of them is wrong: what is held proves nothing
+		return corrupt(f.ref, "now has %d bytes, had %d", a.Size, f.size)
 	}
 	if a.Off > r.pos {
 		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", f.ref, r.pos, a.Off, ErrUnavailable)
