@@ -68,10 +68,26 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, want Want) (*Blob, er
 		}
 	}
 	doc, from, err := c.document(ctx, ref, found.Digest, want.HeldOnly)
+	if ref.Kind == KindManifest && ref.Mutable() && errors.Is(err, ErrNotFound) {
+		return c.openMoved(ctx, ref)
+	}
 	if err != nil {
 		return nil, err
 	}
 	found.From = from
+	return c.served(doc, found), nil
+}
+
+// openMoved brings what a tag is now: what it was last said to be does not exist, any more or at all.
+func (c *Cache) openMoved(ctx context.Context, ref Ref) (*Blob, error) {
+	c.facts.put(nameKey(ref), nil)
+	found, doc, err := c.resolve(ctx, ref, true, false)
+	if err == nil && doc == nil { // somebody else has just asked
+		doc, found.From, err = c.document(ctx, ref, found.Digest, false)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return c.served(doc, found), nil
 }
 
