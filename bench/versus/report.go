@@ -155,16 +155,15 @@ func (s *result) ratioCell(a, b string) string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", r, slices.Min(pairs), slices.Max(pairs))
 }
 
-// verdict says what us was to reach and whether it did.
+// verdict says what us was to reach and whether it did: not where us has no figure, and "–" where a rival has none.
 func (s *result) verdict(us string) (goal, reached string) {
 	var goals []string
-	met := len(s.Samples[us]) > 0 && s.Failed[us] == ""
+	known, met := true, len(s.Samples[us]) > 0 && s.Failed[us] == ""
 	for _, rival := range slices.Sorted(maps.Keys(s.metric.atLeast)) {
 		times := s.metric.atLeast[rival]
 		goals = append(goals, fmt.Sprintf("≥ %gx %s", times, rival))
-		if r, ok := s.ratio(us, rival); ok {
-			met = met && r >= times
-		}
+		r, ok := s.ratio(us, rival)
+		known, met = known && ok, met && (r >= times || !ok)
 	}
 	if most := s.metric.atMost; most > 0 {
 		goals = append(goals, "≤ "+s.number(most))
@@ -173,10 +172,12 @@ func (s *result) verdict(us string) (goal, reached string) {
 	switch {
 	case len(goals) == 0:
 		return "", ""
-	case met:
-		return strings.Join(goals, ", "), "yes"
-	default:
+	case !met:
 		return strings.Join(goals, ", "), "**no**"
+	case !known:
+		return strings.Join(goals, ", "), "–"
+	default:
+		return strings.Join(goals, ", "), "yes"
 	}
 }
 
