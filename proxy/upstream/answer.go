@@ -15,8 +15,10 @@ import (
 
 // judge says whether r is the content that q asked for, or why it is not. 401 and 403 of the endpoint itself were
 // dealt with before.
-func (h *hub) judge(e *endpoint, q query, r *reply) error {
-	h.ledger.note(r.Header)
+func (h *hub) judge(q query, r *reply) error {
+	if !r.foreign {
+		h.ledger.note(r.Header)
+	}
 	if h.cameBack(r.Header) {
 		return refused(cache.ErrUnavailable, "%s asks us in turn: a loop", r.host)
 	}
@@ -25,6 +27,9 @@ func (h *hub) judge(e *endpoint, q query, r *reply) error {
 	case r.StatusCode == http.StatusPartialContent && q.span != "":
 	case r.StatusCode == http.StatusNotModified && !q.known.IsZero():
 		return refused(cache.ErrUnchanged, "unchanged")
+	case r.StatusCode == http.StatusRequestedRangeNotSatisfiable && endsBefore(r.Header, q.off):
+		// somebody was told a wrong size, and must not hold on to what came with it
+		return refused(cache.ErrCorrupt, "%s has less of it: it ends before byte %d", r.host, q.off)
 	default:
 		return h.refusal(r)
 	}
@@ -35,6 +40,12 @@ func (h *hub) judge(e *endpoint, q query, r *reply) error {
 		return broken("%s answered with a web page: a login page or another proxy in between?", r.host)
 	}
 	return nil
+}
+
+// endsBefore reports whether a 416 says that the content ends at off or before.
+func endsBefore(header http.Header, off int64) bool {
+	_, _, total, ok := contentRange(header.Get("Content-Range"))
+	return ok && total >= 0 && total <= off
 }
 
 // cameBack reports whether an answer went through ourselves.
@@ -95,8 +106,8 @@ const longestWait = 24 * time.Hour
 func retryAfter(header http.Header, now time.Time) time.Time {
 	for _, name := range []string{"Retry-After", "Ratelimit-Reset"} {
 		v, _, _ := strings.Cut(header.Get(name), ";")
-		if s, ok := number(v); ok {
-			return now.Add(min(time.Duration(min(s, math.MaxInt32))*time.Second, longestWait))
+		if s, ok := number(v); ok && s < 1e9 { // more is a time of day, which no such header has
+			return now.Add(min(time.Duration(s)*time.Second, longestWait))
 		}
 		if t, err := http.ParseTime(v); err == nil && t.After(now) {
 			return now.Add(min(t.Sub(now), longestWait))
@@ -109,10 +120,8 @@ func retryAfter(header http.Header, now time.Time) time.Time {
 func (r *reply) phrase() (code, text string) {
 	b := r.errorBody()
 	var doc struct {
-		Errors []struct{ Code, Message string }
-		// what token servers and other web services say instead
-		Details, Message string
-		Error            json.RawMessage
+		Errors           []struct{ Code, Message string }
+		Details, Message string // what some token servers say instead
 	}
 	if err := json.Unmarshal(b, &doc); err == nil {
 		var parts []string

@@ -20,7 +20,7 @@ func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.judge(e, q, r); err != nil {
+	if err := h.judge(q, r); err != nil {
 		r.drop()
 		return nil, err
 	}
@@ -97,21 +97,27 @@ func (h *hub) turnedDown(ctx context.Context, e *endpoint, who login, p pass, r 
 		return explain(err, "it does not exist there, or needs a login (credentials under upstreams.%s)", h.name)
 	case p.header == "", p.answer.scheme == bearer && who.bearer == "":
 		return err // the token server has accepted the login
-	case h.welcome(ctx, e, p):
-		h.keys.accept(who)
-		return err
 	}
-	return h.keys.park(who, err)
+	switch welcome, gone := h.welcome(ctx, e, p); {
+	case gone != nil:
+		return gone
+	case !welcome:
+		return h.keys.park(who, err)
+	}
+	h.keys.accept(who)
+	return err
 }
 
-// welcome asks whether e accepts a login at all: its base says so, whatever is allowed of the repositories.
-func (h *hub) welcome(ctx context.Context, e *endpoint, p pass) bool {
+// welcome asks whether e accepts a pass at all: its base says so, whatever is allowed of the repositories.
+func (h *hub) welcome(ctx context.Context, e *endpoint, p pass) (bool, error) {
+	ctx, cancel := h.hurry(ctx, e)
+	defer cancel()
 	r, err := h.follow(ctx, e, query{method: http.MethodGet}, p.header)
 	if err != nil {
-		return false
+		return false, err
 	}
-	defer r.drop()
-	return !r.foreign && r.StatusCode == http.StatusOK
+	r.drop()
+	return r.StatusCode != http.StatusUnauthorized && r.StatusCode != http.StatusForbidden, nil
 }
 
 // explain adds advice to a refusal.

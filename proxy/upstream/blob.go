@@ -9,14 +9,11 @@ import (
 
 // openBlob brings a blob, or the part of it that is wanted, from e. The caller holds a slot, which the body gives back.
 func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cache.Want) (cache.Answer, error) {
-	q := query{method: http.MethodGet, repo: ref.Repo, tail: "blobs/" + ref.Digest.String(), span: ranged(want), blob: true}
-	r, err := h.send(ctx, e, q)
+	q := query{method: http.MethodGet, repo: ref.Repo, tail: "blobs/" + ref.Digest.String(), blob: true}
+	q.ask(want)
+	r, err := h.ask(ctx, e, q)
 	if err != nil {
 		return cache.Answer{}, err
-	}
-	if err := h.judge(e, q, r); err != nil {
-		r.drop()
-		return cache.Answer{}, beyond(r, want, err)
 	}
 	a, length, err := blobAnswer(r, want)
 	if err != nil {
@@ -24,12 +21,7 @@ func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cac
 		return cache.Answer{}, err
 	}
 	a.Digest = ref.Digest
-	brought := false
-	read := func(n int) {
-		brought = brought || n > 0
-		h.count.read(n)
-	}
-	a.Body = newBody(r, length, h.shared.Timeouts.Stall, read, func(err error) {
+	a.Body = newBody(r, length, h.shared.Timeouts.Stall, h.count.read, func(brought bool, err error) {
 		h.release()
 		if brought { // failures are in a row only where nothing comes between them
 			e.worked()
@@ -37,16 +29,6 @@ func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cac
 		h.settle(e, err)
 	})
 	return a, nil
-}
-
-// beyond is err, for an answer that is none. But one that says that the blob ends before what was wanted begins means
-// that somebody was told a wrong size, and must not hold on to what came with it.
-func beyond(r *reply, want cache.Want, err error) error {
-	_, _, total, ok := contentRange(r.Header.Get("Content-Range"))
-	if r.StatusCode != http.StatusRequestedRangeNotSatisfiable || !ok || total < 0 || total > want.Off {
-		return err
-	}
-	return refused(cache.ErrCorrupt, "%s has only %d bytes of it", r.host, total)
 }
 
 // blobAnswer is what r says of itself: which part it is, of how much, and how many bytes will come (-1: not told).
@@ -89,7 +71,8 @@ func (h *hub) statBlob(ctx context.Context, e *endpoint, ref cache.Ref) (cache.A
 // probeBlob learns a blob's size by asking for its first byte.
 func (h *hub) probeBlob(ctx context.Context, e *endpoint, ref cache.Ref, q query) (cache.Answer, error) {
 	first := cache.Want{N: 1}
-	q.method, q.span = http.MethodGet, ranged(first)
+	q.method = http.MethodGet
+	q.ask(first)
 	r, err := h.send(ctx, e, q)
 	if err != nil {
 		return cache.Answer{}, err
@@ -98,7 +81,7 @@ func (h *hub) probeBlob(ctx context.Context, e *endpoint, ref cache.Ref, q query
 	if _, _, total, ok := contentRange(r.Header.Get("Content-Range")); ok && total == 0 && r.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return cache.Answer{Desc: cache.Desc{Digest: ref.Digest}}, nil // there, and empty
 	}
-	if err := h.judge(e, q, r); err != nil {
+	if err := h.judge(q, r); err != nil {
 		return cache.Answer{}, err
 	}
 	a, _, err := blobAnswer(r, first)

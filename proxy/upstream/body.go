@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -20,13 +21,14 @@ type body struct {
 	watch *time.Timer
 	ended error // what every Read after the last returns; only the reader touches it
 
-	count func(n int)
-	once  sync.Once
-	done  func(err error) // how it ended: nil for read to the end or given up
+	count   func(n int)
+	brought atomic.Bool // anything
+	once    sync.Once
+	done    func(brought bool, err error) // how it ended: nil for read to the end or given up
 }
 
 // newBody watches r's body, of which left bytes were announced.
-func newBody(r *reply, left int64, stall time.Duration, count func(int), done func(error)) *body {
+func newBody(r *reply, left int64, stall time.Duration, count func(int), done func(bool, error)) *body {
 	b := &body{r: r, left: left, stall: stall, count: count, done: done}
 	b.watch = time.AfterFunc(stall, func() { r.cancel(broken("%s sent no byte for %v", r.host, stall)) })
 	b.watch.Stop()
@@ -48,6 +50,9 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.r.Body.Read(p)
 	b.watch.Stop()
 	b.count(n)
+	if n > 0 {
+		b.brought.Store(true)
+	}
 	if b.left == 0 {
 		return 0, b.end(n, err)
 	}
@@ -107,6 +112,6 @@ func (b *body) settle(err error) {
 		b.watch.Stop()
 		b.r.cancel(context.Canceled)
 		_ = b.r.Body.Close()
-		b.done(err)
+		b.done(b.brought.Load(), err)
 	})
 }

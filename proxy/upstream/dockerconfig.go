@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -65,7 +66,8 @@ func (d *dockerConfig) login(ctx context.Context, o origin) (login, error) {
 			return d.ask(ctx, helper, server)
 		}
 	}
-	for key, a := range doc.Auths {
+	for _, key := range slices.Sorted(maps.Keys(doc.Auths)) {
+		a := doc.Auths[key]
 		if slices.Contains(names, serverName(key)) && a != (authn.AuthConfig{}) {
 			return login{a.Username, Secret(a.Password), Secret(a.IdentityToken), Secret(a.RegistryToken)}, nil
 		}

@@ -38,11 +38,11 @@ type shared struct {
 }
 
 // try asks one endpoint after the other until one has an answer.
-func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(context.Context, *endpoint) (cache.Answer, error)) (cache.Answer, error) {
+func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(*endpoint) (cache.Answer, error)) (cache.Answer, error) {
 	var v verdict
 	endpoints, skipped := order(h.endpoints, time.Now())
 	for _, e := range endpoints {
-		a, err := ask(ctx, e)
+		a, err := ask(e)
 		if err == nil {
 			if _, coming := a.Body.(*body); !coming {
 				h.settle(e, nil)
@@ -66,17 +66,17 @@ func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(context.Context, 
 
 // settle notes how a request at e ended: a refusal is an answer, and nothing else that is no content speaks for e.
 func (h *hub) settle(e *endpoint, err error) {
-	field := []zap.Field{zap.String("registry", h.name), zap.Stringer("endpoint", e.origin)}
+	log := h.shared.Log
 	switch {
 	case toBlame(err):
 		h.count.failures.Add(1)
 		if e.blame(time.Now(), err.Error()) {
-			h.shared.Log.Warn("an upstream fails", append(field, zap.Error(err))...)
+			log.Warn("an upstream fails", zap.String("registry", h.name), zap.Stringer("endpoint", e.origin), zap.Error(err))
 		}
 	case err == nil, errors.Is(err, cache.ErrNotFound), errors.Is(err, cache.ErrDenied), errors.Is(err, cache.ErrLimited),
 		errors.Is(err, cache.ErrUnchanged):
 		if e.worked() {
-			h.shared.Log.Info("an upstream works again", field...)
+			log.Info("an upstream works again", zap.String("registry", h.name), zap.Stringer("endpoint", e.origin))
 		}
 	}
 }
@@ -91,9 +91,9 @@ func (h *hub) hurry(ctx context.Context, e *endpoint) (context.Context, context.
 func (h *hub) resolve(ctx context.Context, ref cache.Ref, want cache.Want) (cache.Answer, error) {
 	switch ref.Kind {
 	case cache.KindBlob:
-		return h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.statBlob(ctx, e, ref) })
+		return h.try(ctx, ref, func(e *endpoint) (cache.Answer, error) { return h.statBlob(ctx, e, ref) })
 	case cache.KindManifest:
-		return h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.statManifest(ctx, e, ref, want) })
+		return h.try(ctx, ref, func(e *endpoint) (cache.Answer, error) { return h.statManifest(ctx, e, ref, want) })
 	default:
 		return h.list(ctx, ref, want)
 	}
@@ -106,13 +106,13 @@ func (h *hub) open(ctx context.Context, ref cache.Ref, want cache.Want) (cache.A
 		if err := h.acquire(ctx); err != nil {
 			return cache.Answer{}, err
 		}
-		a, err := h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.openBlob(ctx, e, ref, want) })
+		a, err := h.try(ctx, ref, func(e *endpoint) (cache.Answer, error) { return h.openBlob(ctx, e, ref, want) })
 		if err != nil {
 			h.release()
 		}
 		return a, err
 	case cache.KindManifest:
-		return h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) { return h.openManifest(ctx, e, ref, want) })
+		return h.try(ctx, ref, func(e *endpoint) (cache.Answer, error) { return h.openManifest(ctx, e, ref, want) })
 	default:
 		return h.list(ctx, ref, want)
 	}

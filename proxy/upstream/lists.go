@@ -25,7 +25,7 @@ const (
 
 // list brings a whole list as a document of our own making, so that equal lists have equal digests.
 func (h *hub) list(ctx context.Context, ref cache.Ref, want cache.Want) (cache.Answer, error) {
-	a, err := h.try(ctx, ref, func(ctx context.Context, e *endpoint) (cache.Answer, error) {
+	a, err := h.try(ctx, ref, func(e *endpoint) (cache.Answer, error) {
 		if ref.Kind == cache.KindTags {
 			return h.tags(ctx, e, ref)
 		}

@@ -71,6 +71,23 @@ func TestBasic401ForARepository(t *testing.T) {
 	mustSlurp(t, h, tagRef("latest"))
 }
 
+// Where a refused login cannot be told from a refused repository, because the hub fails in between, nothing is final.
+func TestRefusedWhileTheHubFails(t *testing.T) {
+	o := origintest.New()
+	o.Account("acme", canary)
+	o.RequireBasic()
+	o.When(noPing).After(1).Status(403)
+	o.When(origintest.Ping).Drop()
+	h := hubs(t, upstream.Options{}, acme(at(origintest.Serve(t, o))))
+	_, err := h.Resolve(t.Context(), tagRef("latest"), cache.Whole)
+	wantErr(t, err, cache.ErrUnavailable)
+	if s := h.Stats()[0]; len(s.Refused) != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+var noPing = origintest.Where(func(r *origintest.Request) bool { return r.Kind != origintest.Ping })
+
 func TestAnonymousIsRefused(t *testing.T) {
 	for name, guard := range map[string]func(*origintest.Origin){
 		"basic": func(o *origintest.Origin) { o.RequireBasic() },

@@ -162,7 +162,7 @@ func (h *hub) document(ctx context.Context, e *endpoint, q query, limit int64) (
 
 // readAll reads an answer of at most limit bytes; the error for a larger one is errTooMuch.
 func (h *hub) readAll(r *reply, limit int64) ([]byte, error) {
-	b := newBody(r, r.ContentLength, h.shared.Timeouts.Stall, h.count.read, func(error) {})
+	b := newBody(r, r.ContentLength, h.shared.Timeouts.Stall, h.count.read, func(bool, error) {})
 	defer b.Close()
 	if r.ContentLength > limit {
 		return nil, errTooMuch

@@ -360,6 +360,18 @@ func TestOddButLegal(t *testing.T) {
 	}
 }
 
+// A hub that says that a blob ends before what is wanted of it begins contradicts what somebody was told.
+func TestEndsBeforeWhatIsWanted(t *testing.T) {
+	o := origintest.New()
+	blob := o.PutBlob(repo, origintest.Synthetic(4, 1000))
+	h := hubs(t, upstream.Options{}, at(origintest.Serve(t, o)))
+	_, err := h.Open(t.Context(), blobRef(blob.Digest()), cache.Want{Off: 1000, N: 10})
+	wantErr(t, err, cache.ErrCorrupt, "ends before byte 1000")
+	o.When(origintest.Blob).Status(416) // which says no size
+	_, err = h.Open(t.Context(), blobRef(blob.Digest()), cache.Want{Off: 1000, N: 10})
+	wantErr(t, err, cache.ErrUnavailable, "answered 416")
+}
+
 // What follows the announced end of a part is not handed on, and is an error.
 func TestLongerThanAnnounced(t *testing.T) {
 	s := raw(t, func(w http.ResponseWriter, r *http.Request) {

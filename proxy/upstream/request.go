@@ -34,20 +34,20 @@ type query struct {
 	params string // of the URL, encoded
 	accept string
 	span   string       // the Range asked for; empty: everything
+	off    int64        // where that begins
 	known  cache.Digest // If-None-Match
 	blob   bool         // a blob's body will come
 }
 
-// ranged is the Range header for want; empty where everything is wanted.
-func ranged(want cache.Want) string {
+// ask limits q to the part of a blob that is wanted.
+func (q *query) ask(want cache.Want) {
+	q.off = want.Off
+	first := "bytes=" + strconv.FormatInt(want.Off, 10) + "-"
 	switch {
-	case want.N < 0 && want.Off == 0:
-		return ""
-	case want.N < 0:
-		return "bytes=" + strconv.FormatInt(want.Off, 10) + "-"
-	default:
-		last := want.Off + max(want.N, 1) - 1
-		return "bytes=" + strconv.FormatInt(want.Off, 10) + "-" + strconv.FormatInt(last, 10)
+	case want.N >= 0:
+		q.span = first + strconv.FormatInt(want.Off+max(want.N, 1)-1, 10)
+	case want.Off > 0:
+		q.span = first
 	}
 }
 

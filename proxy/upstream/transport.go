@@ -3,6 +3,7 @@ package upstream
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -32,7 +33,10 @@ func newRoads(c Config, o Options, g *guard, f *faults) *roads {
 	}
 	own := trust.Clone()
 	own.InsecureSkipVerify = c.InsecureSkipVerify
-	if c.CertFile != "" || c.KeyFile != "" {
+	switch {
+	case (c.CertFile == "") != (c.KeyFile == ""):
+		f.add("cert_file", errors.New("a certificate needs its key, and a key its certificate"))
+	case c.CertFile != "":
 		own.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 			return &pair, err
