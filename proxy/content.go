@@ -46,7 +46,10 @@ func (h *Handler) content(ctx context.Context, a *answer) (err error) {
 		return err
 	}
 	defer b.Close() // it only gives a descriptor back
-	return a.pour(ctx, b, max(b.Size, found.Size))
+	if b.Size >= 0 {
+		found.Size = b.Size
+	}
+	return a.pour(ctx, b, found.Size)
 }
 
 // needSize reports whether the size must be known before content is opened: a blob of which only ranges are wanted is

@@ -85,6 +85,7 @@ func TestErrors(t *testing.T) {
 		{cache.ErrCorrupt, "/v2/a/manifests/3", 502, "CORRUPT", true},
 		{cache.ErrUnsupported, "/v2/a/manifests/3", 415, "UNSUPPORTED", false},
 		{cache.ErrClosed, "/v2/a/manifests/3", 503, "UNAVAILABLE", true},
+		{context.Canceled, "/v2/a/manifests/3", 503, "UNAVAILABLE", true}, // not the client's: it still waits
 		{context.DeadlineExceeded, "/v2/a/manifests/3", 504, "UNAVAILABLE", true},
 		{errors.New("what nobody thought of"), "/v2/a/manifests/3", 500, "UNKNOWN", false},
 	} {
@@ -291,6 +292,17 @@ func TestLogLine(t *testing.T) {
 	if line.Message != "request" || strings.Count(out, "\n") != 1 || len(out) > 2048 ||
 		strings.ContainsRune(out, 0x1b) || strings.Contains(out, "hunter2") || strings.Contains(out, "aHVudGVyMg") {
 		t.Errorf("%q", out)
+	}
+}
+
+// Half of a name is no name: what the grammar refused names nothing.
+func TestRefusedNamesNothing(t *testing.T) {
+	var seen proxy.Exchange
+	h := &proxy.Handler{Names: names, Observe: func(x proxy.Exchange) { seen = x }}
+	for _, target := range []string{"/v2/hub.test/A/manifests/3", "/v2/hub.test/a/manifests/-", "/v2/quay.io/a/manifests/3"} {
+		if ask(t, h, http.MethodGet, target); seen.Ref != (cache.Ref{}) || seen.Err == nil {
+			t.Errorf("%s: %+v", target, seen)
+		}
 	}
 }
 

@@ -66,6 +66,7 @@ var kinds = []struct {
 	{cache.ErrUnsupported, verdict{415, "UNSUPPORTED", "tidepool; fwd=uri-miss; detail=unsupported"}, 0, ""},
 	{cache.ErrCorrupt, verdict{502, "CORRUPT", "tidepool; fwd=uri-miss; detail=corrupt"}, 5,
 		"nothing of it is kept: try again, and tell the upstream if it stays so"},
+	{context.Canceled, verdict{503, "UNAVAILABLE", "tidepool; detail=canceled"}, 1, "try again in a moment"},
 	{cache.ErrClosed, verdict{503, "UNAVAILABLE", "tidepool; detail=closing"}, 1, "try again in a moment"},
 	{cache.ErrUnavailable, verdict{502, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=unavailable"}, 5,
 		"it is not held here, so try again when the upstream can be reached"},

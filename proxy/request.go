@@ -49,7 +49,10 @@ func (n *Names) read(r *http.Request) (asked, error) {
 	default:
 		err = ask.content(n, place{ns: params.ns, host: r.Host, outer: outer}, rest)
 	}
-	return ask, err
+	if err != nil {
+		return asked{}, err
+	}
+	return ask, nil
 }
 
 // plainPath is u's path as it was written. Nothing that names content needs escaping, so that an escape can only be a

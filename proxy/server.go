@@ -45,18 +45,23 @@ func Server(h http.Handler, log *zap.Logger) *http.Server {
 
 // Limit returns a listener that closes the connections which an address opens beyond perClient; 0: PerClient. An
 // IPv6 client is its /64, of which it has every address. TCP connections stay such, so that files go to them by
-// sendfile.
-func Limit(l net.Listener, perClient int) net.Listener {
+// sendfile. log hears of those that are closed, once a minute; nil: nobody does.
+func Limit(l net.Listener, perClient int, log *zap.Logger) net.Listener {
 	if perClient == 0 {
 		perClient = PerClient
 	}
-	return &limited{Listener: l, most: perClient, open: make(map[netip.Prefix]int)}
+	if log == nil {
+		log = zap.NewNop()
+	}
+	return &limited{Listener: l, most: perClient, log: log, open: make(map[netip.Prefix]int)}
 }
 
 // limited is a listener that counts. No address is in open with a count of 0.
 type limited struct {
 	net.Listener
 	most int
+	log  *zap.Logger
+	told time.Time // when log last heard of a refusal; Accept's alone
 
 	mu   sync.Mutex // guards open
 	open map[netip.Prefix]int
@@ -78,6 +83,16 @@ func (l *limited) Accept() (net.Conn, error) {
 		}
 		_ = tcp.SetLinger(0) // no state is kept for it in the kernel either
 		_ = tcp.Close()
+		l.refused(who)
+	}
+}
+
+// refused tells who has too many connections: to the client it looks like a network that fails.
+func (l *limited) refused(who netip.Prefix) {
+	if now := time.Now(); now.Sub(l.told) >= time.Minute {
+		l.told = now
+		l.log.Warn("a client has too many connections, more are closed at once", zap.Stringer("client", who),
+			zap.Int("most", l.most))
 	}
 }
 

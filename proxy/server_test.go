@@ -15,6 +15,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/tidepool-oci/tidepool/cache"
 	"github.com/tidepool-oci/tidepool/proxy"
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
@@ -26,11 +30,12 @@ func TestLimitPerClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	core, logs := observer.New(zapcore.WarnLevel)
 	s := proxy.Server(&proxy.Handler{Names: names}, nil)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = s.Serve(proxy.Limit(l, 3))
+		_ = s.Serve(proxy.Limit(l, 3, zap.New(core)))
 	}()
 	defer func() { <-done }()
 	defer s.Close()
@@ -54,6 +59,9 @@ func TestLimitPerClient(t *testing.T) {
 		if t.Context().Err() != nil {
 			t.Fatal("the place of one that left was not given to another")
 		}
+	}
+	if logs.Len() != 1 || logs.All()[0].ContextMap()["client"] != "127.0.0.1/32" {
+		t.Errorf("the log says %v", logs.All())
 	}
 }
 
@@ -121,7 +129,7 @@ func TestFilesGoOutBySendfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &watched{Listener: proxy.Limit(l, 0)}
+	w := &watched{Listener: proxy.Limit(l, 0, nil)}
 	p.listen(t, &proxy.Handler{Store: p.store, Names: names}, w)
 	p.get(t, blob("app", content.Digest())).is(t, 200, content.Bytes())
 	if n := w.fromFile.Load(); n < 8<<20-512 { // net/http sends 512 bytes together with the header
@@ -177,7 +185,7 @@ func (p *pool) overTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = tls.NewListener(proxy.Limit(l, 0), &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
+	l = tls.NewListener(proxy.Limit(l, 0, nil), &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
 	p.listen(t, &proxy.Handler{Store: p.store, Names: names, Observe: p.observe}, l)
 	p.url = "https://" + l.Addr().String()
 	p.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}, ForceAttemptHTTP2: true,
@@ -207,7 +215,7 @@ func bubble(t *testing.T, o *origintest.Origin, f func(t *testing.T, dial func()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = s.Serve(proxy.Limit(l, 0))
+			_ = s.Serve(proxy.Limit(l, 0, nil))
 		}()
 		f(t, func() net.Conn {
 			c, err := network.DialContext(t.Context(), "tcp", "pool.test:80")

@@ -70,7 +70,7 @@ func (p *pool) serve(t *testing.T, h http.Handler) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.listen(t, h, proxy.Limit(l, 0))
+	p.listen(t, h, proxy.Limit(l, 0, nil))
 }
 
 // listen serves h at l.
@@ -428,6 +428,29 @@ func TestTypeOfAPage(t *testing.T) {
 		if a := p.get(t, path); strings.Contains(a.Header.Get("Content-Type"), "html") {
 			t.Errorf("%s: %d %v", path, a.StatusCode, a.Header)
 		}
+	}
+}
+
+// A manifest may be wrong about the size of a layer. What a client is told is what there is.
+func TestSizeOfALyingManifest(t *testing.T) {
+	for _, claimed := range []int{100_000, 300_000} {
+		o := origintest.New()
+		layer := o.PutBlob("library/app", origintest.Synthetic(13, 200_000))
+		o.PutManifest("library/app", "latest", origintest.OCIManifest, origintest.Bytes(fmt.Appendf(nil,
+			`{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q,"size":2},"layers":[{"digest":%q,"size":%d}]}`,
+			origintest.OCIManifest, digest, layer.Digest(), claimed)))
+		p := start(t, o)
+		if a := p.get(t, "/v2/app/manifests/latest"); a.StatusCode != 200 {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
+		for range 2 {
+			if a := p.get(t, blob("app", layer.Digest()), "Range", "bytes=150000-"); a.StatusCode == 206 && a.err == nil {
+				a.is(t, 206, layer.Bytes()[150_000:])
+				a.has(t, "Content-Range", "bytes 150000-199999/200000")
+			}
+		}
+		p.get(t, blob("app", layer.Digest())).is(t, 200, layer.Bytes())
+		p.get(t, blob("app", layer.Digest()), "Range", "bytes=150000-").is(t, 206, layer.Bytes()[150_000:])
 	}
 }
 
