@@ -46,8 +46,8 @@ func toBlame(err error) bool {
 	return errors.As(err, &f) && f.blame
 }
 
-// doubtful reports whether err, from a HEAD, may be a server's trouble with HEAD and not with what it was asked for: a
-// GET should decide.
+// doubtful reports whether err may be a server's trouble with the way it was asked and not with what it was asked for:
+// with a HEAD, with an API that it does not have. Another way should decide.
 func doubtful(err error) bool {
 	var f *fault
 	if !errors.As(err, &f) || errors.Is(err, cache.ErrDenied) {

@@ -78,3 +78,38 @@ func TestDockerHubsLimit(t *testing.T) {
 		t.Errorf("%+v", err)
 	}
 }
+
+// What never ends is cut where it is too much, and not gathered.
+func TestCVE_2017_11468_EndlessDocuments(t *testing.T) {
+	const buffers = 16 << 20 // between the hub and us: it may have written what nobody read
+	for name, c := range map[string]struct {
+		what  origintest.Kind
+		ref   cache.Ref
+		limit int64
+		kind  error
+	}{
+		"manifest":  {origintest.Manifest, tagRef("latest"), 4 << 20, cache.ErrUnsupported},
+		"tags":      {origintest.Tags, tagsRef(), 16 << 20, cache.ErrUnsupported},
+		"referrers": {origintest.Referrers, referrersRef(cache.Sum(nil)), 16 << 20, cache.ErrUnsupported},
+		"token":     {origintest.Token, tagRef("latest"), 1 << 20, cache.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := origintest.New()
+			o.PutImage(repo, "latest", origintest.Spec{})
+			o.RequireToken(origintest.TokenServer{})
+			o.When(c.what, origintest.GET).Endless()
+			h := hubs(t, upstream.Options{}, at(origintest.Serve(t, o)))
+			_, err := h.Open(soon(t), c.ref, cache.Whole)
+			wantErr(t, err, c.kind)
+			if n := int64(h.Stats()[0].Bytes); n < c.limit || n > c.limit+64<<10 {
+				t.Errorf("%d bytes were read, of which %d count", n, c.limit)
+			}
+			if err := o.AwaitIdle(soon(t)); err != nil {
+				t.Fatal(err)
+			}
+			if n := o.Bytes(c.what); n > c.limit+buffers {
+				t.Errorf("%d bytes were sent", n)
+			}
+		})
+	}
+}

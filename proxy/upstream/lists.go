@@ -18,6 +18,7 @@ import (
 const (
 	maxList      = 16 << 20 // bytes of all pages together: some hundred thousand tags
 	maxPages     = 1000
+	listTime     = 10      // times what a document may take, for all pages together
 	maxLink      = 2 << 10 // bytes of the query of a link to the next page
 	maxReferrers = 10000   // as many as an index may list
 	pageSize     = "n=1000"
@@ -73,7 +74,7 @@ func (h *hub) tags(ctx context.Context, e *endpoint, ref cache.Ref) (cache.Answe
 // descriptor is what a list of referrers says of one (image spec, "OCI Content Descriptors").
 type descriptor struct {
 	MediaType    string            `json:"mediaType"`
-	Digest       cache.Digest      `json:"digest"`
+	Digest       string            `json:"digest"`
 	Size         int64             `json:"size"`
 	ArtifactType string            `json:"artifactType,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
@@ -116,7 +117,7 @@ var errNoIndex = errors.New("no index")
 func (h *hub) gather(ctx context.Context, e *endpoint, q query) (cache.Answer, error) {
 	var all []descriptor
 	var since time.Time
-	seen := map[cache.Digest]bool{}
+	seen := map[string]bool{}
 	err := h.pages(ctx, e, q, func(doc *document) error {
 		var page index
 		switch err := json.Unmarshal(doc.body, &page); {
@@ -126,7 +127,7 @@ func (h *hub) gather(ctx context.Context, e *endpoint, q query) (cache.Answer, e
 			return broken("%s sent a list of referrers that is none", e.origin)
 		}
 		for _, d := range page.Manifests {
-			if !d.Digest.IsZero() && !seen[d.Digest] {
+			if _, err := cache.ParseDigest(d.Digest); err == nil && !seen[d.Digest] {
 				seen[d.Digest] = true
 				all = append(all, d)
 			}
@@ -147,6 +148,9 @@ func (h *hub) gather(ctx context.Context, e *endpoint, q query) (cache.Answer, e
 
 // pages makes q and the queries for the pages that follow, and hands each to add.
 func (h *hub) pages(ctx context.Context, e *endpoint, q query, add func(*document) error) error {
+	t := listTime * h.shared.Timeouts.Document
+	ctx, cancel := context.WithTimeoutCause(ctx, t, broken("%s did not finish its list within %v", e.origin, t))
+	defer cancel()
 	seen := map[string]bool{q.params: true}
 	left := int64(maxList)
 	for range maxPages {

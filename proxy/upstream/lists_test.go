@@ -292,6 +292,18 @@ func TestNoReferrers(t *testing.T) {
 	}
 }
 
+// A referrer that nobody could pull is passed over, and does not hide the others.
+func TestOddReferrers(t *testing.T) {
+	good := cache.Sum([]byte("good")).String()
+	h := hubs(t, upstream.Options{}, upstream.Config{Endpoints: []string{raw(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", origintest.OCIIndex)
+		fmt.Fprintf(w, `{"manifests":[{"digest":"sha384:00"},{"digest":""},{},{"digest":%q,"mediaType":"x","annotations":{"b":"2","a":"1"}},{"digest":%q}]}`, good, good)
+	})}})
+	if got := referrersOf(t, h, cache.Sum(nil)); len(got) != 1 || got[0].Digest.String() != good || got[0].Annotations["a"] != "1" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestReferrersAreBounded(t *testing.T) {
 	var doc strings.Builder
 	for i := range 10_001 {

@@ -130,37 +130,34 @@ func TestSSRF_NamesThatLeadInside(t *testing.T) {
 
 // The same through the system's dialer, whose Control sees the address last, just before it connects.
 func TestSSRF_ControlOfTheDialer(t *testing.T) {
-	for _, addr := range []string{"127.0.0.1", "::1", "::ffff:127.0.0.1"} {
-		l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
-		if err != nil {
-			t.Skip(err)
-		}
-		defer l.Close()
-		came := make(chan struct{})
-		go func() {
-			if c, err := l.Accept(); err == nil {
-				c.Close()
-				close(came)
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		t.Run(addr, func(t *testing.T) {
+			l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
+			if err != nil {
+				t.Skip(err)
 			}
-		}()
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		d := &dns{answers: map[string][]string{"ok.example": {addr}}}
-		h := hubs(t, upstream.Options{AnyUpstream: true, Resolver: d.resolver()}, upstream.Config{})
-		for _, name := range []string{"ok.example:" + port, net.JoinHostPort(addr, port), "localhost:" + port} {
-			ref := tagRef("latest")
-			ref.Registry = name
-			_, err = h.Resolve(soon(t), ref, cache.Whole)
-			wantErr(t, err, cache.ErrUnavailable)
-			if !strings.Contains(err.Error(), "private address") && !strings.Contains(err.Error(), "no such host") {
-				t.Errorf("%s: %v", name, err)
+			came := make(chan bool, 1)
+			go func() {
+				c, err := l.Accept()
+				if err == nil {
+					c.Close()
+				}
+				came <- err == nil
+			}()
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			d := &dns{answers: map[string][]string{"ok.example": {addr}}}
+			h := hubs(t, upstream.Options{AnyUpstream: true, Resolver: d.resolver()}, upstream.Config{})
+			for _, name := range []string{"ok.example", addr, "localhost"} {
+				ref := tagRef("latest")
+				ref.Registry = net.JoinHostPort(name, port)
+				_, err = h.Resolve(soon(t), ref, cache.Whole)
+				wantErr(t, err, cache.ErrUnavailable, "private address")
 			}
-		}
-		l.Close()
-		select {
-		case <-came:
-			t.Errorf("%s was connected to", addr)
-		default:
-		}
+			l.Close()
+			if <-came {
+				t.Error("it was connected to")
+			}
+		})
 	}
 }
 

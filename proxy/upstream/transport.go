@@ -76,6 +76,7 @@ func newTransport(conf *tls.Config, o Options, g *guard, h2 bool) *http.Transpor
 		IdleConnTimeout:        time.Minute,
 		MaxIdleConnsPerHost:    32, // a burst of layers keeps its connections for the next image
 		MaxResponseHeaderBytes: 64 << 10,
+		ReadBufferSize:         32 << 10, // bodies in chunks are read through it
 		DisableCompression:     true,
 		Protocols:              new(http.Protocols),
 	}
