@@ -108,6 +108,9 @@ func (b *Blob) follow(ctx context.Context, out *outlet, off, n int64) error {
 		b.rider = &rider{}
 	}
 	whole := off == 0 && (n < 0 || n == b.Size)
+	if whole && n == 0 { // there is no last byte to hold back
+		return b.Prove(ctx)
+	}
 	b.place(b.rider, off, n, whole)
 	for {
 		if n >= 0 && b.rider.off >= off+n { // it may be another rider by now
