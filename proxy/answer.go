@@ -162,13 +162,15 @@ func (a *answer) Write(b []byte) (int, error) {
 // ReadFrom sends what src holds, by sendfile where src is a file and the connection can.
 func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	a.begin()
-	if rf, ok := a.w.(io.ReaderFrom); ok {
-		n, err = rf.ReadFrom(src)
-	} else {
-		n, err = io.Copy(struct{ io.Writer }{a.w}, src)
+	defer func() { a.sent += n }()
+	rf, ok := a.w.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{a.w}, src)
 	}
-	a.sent += n
-	return n, err
+	if n, ok, err := a.sendFile(rf, src); ok {
+		return n, err
+	}
+	return rf.ReadFrom(src)
 }
 
 // SetWriteDeadline says until when the client must have taken what is written from now on. There is always one: what

@@ -36,6 +36,7 @@ func Server(h http.Handler, log *zap.Logger) *http.Server {
 		IdleTimeout:                  idleTimeout,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		DisableGeneralOptionsHandler: true,
+		ConnContext:                  withConn,
 	}
 	if log != nil {
 		s.ErrorLog = zap.NewStdLog(log.Named("http"))
