@@ -339,10 +339,12 @@ func (f *flight) follow(h hash.Hash) error {
 		for at < front {
 			n, err := f.part.file.ReadAt(buf[:min(hashChunk, front-at)], at)
 			if n == 0 {
+				err = fmt.Errorf("%w: read back: %w", errNoRoom, err)
 				f.mu.Lock()
-				f.end(fmt.Errorf("%w: read back: %w", errNoRoom, err))
+				f.tail = checkpoint{off: at, state: snapshot(h)}
+				f.end(err)
 				f.mu.Unlock()
-				break
+				return err
 			}
 			h.Write(buf[:n])
 			at += int64(n)
