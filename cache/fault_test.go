@@ -1,0 +1,307 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// settled is how long the disk tier may take, in virtual time, to do all that it has put off.
+const settled = 2*lookEvery + time.Second
+
+// things are what a workload pulls.
+type things struct {
+	hub  *hub
+	refs []Ref
+	data map[Ref][]byte
+}
+
+func newThings(sizes ...int) *things {
+	w := &things{hub: newHub(), data: map[Ref][]byte{}}
+	for i, n := range sizes {
+		b := noise(uint64(100+i), n)
+		w.add(w.hub.put("docker.io", "library/a", b), b)
+	}
+	return w
+}
+
+func (w *things) add(ref Ref, b []byte) Ref {
+	w.refs = append(w.refs, ref)
+	w.data[ref] = b
+	return ref
+}
+
+// manifest adds an image of the blobs so far, under a tag too.
+func (w *things) manifest(tag string) Ref {
+	var layers []string
+	for _, r := range w.refs {
+		if r.Kind == KindBlob {
+			layers = append(layers, fmt.Sprintf(`{"digest":%q,"size":%d}`, r.Digest, len(w.data[r])))
+		}
+	}
+	b := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"layers":[%s],"annotations":{"tag":%q}}`,
+		typeImage, strings.Join(layers, ","), tag)
+	ref := w.hub.put("docker.io", "library/a", b)
+	ref.Kind = KindManifest
+	w.hub.mu.Lock()
+	w.hub.tags["docker.io/library/a:"+tag] = ref.Digest
+	w.hub.mu.Unlock()
+	w.add(Ref{Registry: ref.Registry, Repo: ref.Repo, Kind: KindManifest, Tag: tag}, b)
+	return w.add(ref, b)
+}
+
+// pullAll pulls everything once.
+func (w *things) pullAll(ctx context.Context, c *Cache) error {
+	for _, ref := range w.refs {
+		if _, _, err := pull(ctx, c, ref, w.data[ref]); err != nil {
+			return fmt.Errorf("%s: %w", ref, err)
+		}
+	}
+	return nil
+}
+
+// audit compares the books with the files, once everything has settled.
+func audit(c *Cache) error {
+	b, root := c.disk.books, c.disk.root
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.promised != 0 || b.ghosts != 0 || len(b.trash) != 0 || b.used() > b.budget {
+		return fmt.Errorf("%d promised, %d ghosts, %d in the trash, %d of %d used",
+			b.promised, b.ghosts, len(b.trash), b.used(), b.budget)
+	}
+	known, sum := map[string]int64{}, int64(0)
+	for _, e := range b.entries {
+		path := cmp.Or(b.away[e], c.disk.path(e.slot))
+		if e.slot.partial != 0 {
+			known[mapPath(path)] = -1
+		}
+		known[path] = e.size
+		sum += e.size
+	}
+	if sum != b.kept {
+		return fmt.Errorf("%d bytes kept, %d on the books", b.kept, sum)
+	}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Dir(path) == root {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		size, ok := known[path]
+		delete(known, path)
+		if !ok || (size != fi.Size() && size >= 0 && !strings.Contains(path, "/partial/")) {
+			return fmt.Errorf("%s has %d bytes; %d on the books (%v)", path, fi.Size(), size, ok)
+		}
+		return nil
+	})
+	if err == nil && len(known) > 0 {
+		err = fmt.Errorf("on the books alone: %v", known)
+	}
+	return err
+}
+
+// trial is one run of the workload over a file system that fails.
+type trial struct {
+	t      *testing.T
+	dir    string
+	fs     *faulty
+	things *things
+	c      *Cache
+}
+
+const trialBudget = 6 << 20
+
+func newTrial(t *testing.T) *trial {
+	w := newThings(10, 40<<10, 200<<10, 1<<20+7, 1<<20+9)
+	w.manifest("latest")
+	return &trial{t: t, dir: ramDir(t), fs: &faulty{dirty: map[string][]span{}}, things: w}
+}
+
+// start opens the cache; a first attempt may meet the fault.
+func (r *trial) start(filesystem FS) error {
+	var failed error
+	for range 2 {
+		c, err := New(r.t.Context(), r.things.hub, Options{Dir: r.dir, Disk: trialBudget, FS: filesystem})
+		if err == nil {
+			r.c = c
+			return nil
+		}
+		failed = err
+	}
+	return failed
+}
+
+// work pulls, evicts, breaks off, restarts.
+func (r *trial) work() error {
+	ctx := r.t.Context()
+	if err := r.start(r.fs); err != nil {
+		return err
+	}
+	defer func() { _ = r.c.Close() }()
+	if err := r.things.pullAll(ctx, r.c); err != nil {
+		return fmt.Errorf("cold: %w", err)
+	}
+	time.Sleep(time.Second)
+	if err := r.things.pullAll(ctx, r.c); err != nil {
+		return fmt.Errorf("warm: %w", err)
+	}
+	big := noise(50, 4<<20) // leaves no room for most of the others
+	ref := r.things.hub.put("docker.io", "library/a", big)
+	if _, _, err := pullRange(ctx, r.c, ref, 1<<20, 300<<10, big); err != nil {
+		return fmt.Errorf("range: %w", err)
+	}
+	if err := r.c.Close(); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	if err := r.start(r.fs); err != nil {
+		return err
+	}
+	if _, _, err := pull(ctx, r.c, ref, big); err != nil {
+		return fmt.Errorf("large: %w", err)
+	}
+	if err := r.things.pullAll(ctx, r.c); err != nil {
+		return fmt.Errorf("after the large one: %w", err)
+	}
+	return r.c.Close()
+}
+
+// verify starts on what is left, over a disk that works, and finds everything in order.
+func (r *trial) verify() error {
+	if err := r.start(osFS{}); err != nil {
+		return err
+	}
+	defer func() { _ = r.c.Close() }()
+	for range 2 {
+		if err := r.things.pullAll(r.t.Context(), r.c); err != nil {
+			return err
+		}
+		time.Sleep(settled)
+	}
+	return errors.Join(r.c.Health(), audit(r.c))
+}
+
+// faults that one operation can meet.
+var faults = map[string]error{
+	"ENOSPC": unix.ENOSPC, "EIO": unix.EIO, "EROFS": unix.EROFS, "EMFILE": unix.EMFILE, "short": errShort,
+}
+
+// meets reports whether an operation can fail so.
+func meets(a act, err error) bool {
+	switch err {
+	case unix.EMFILE:
+		return a.verb == "open" || a.verb == "create"
+	case errShort:
+		return a.verb == "write"
+	case unix.EIO:
+		return true
+	default:
+		return a.writes()
+	}
+}
+
+// TestFaultOnce lets each operation of a workload in turn fail once, in each way that it can.
+func TestFaultOnce(t *testing.T) {
+	each(t, func(t *testing.T, name string, fault error, n int) {
+		r := newTrial(t)
+		r.fs.when(func(a act) error {
+			if a.n == n && meets(a, fault) {
+				return fault
+			}
+			return nil
+		})
+		if err := errors.Join(r.work(), r.verify()); err != nil {
+			t.Errorf("%s at %v: %v", name, r.fs.at(n), err)
+		}
+	})
+}
+
+// TestFaultForAWhile lets everything fail from the nth operation on until, after a while, all is well again.
+func TestFaultForAWhile(t *testing.T) {
+	each(t, func(t *testing.T, name string, fault error, n int) {
+		r := newTrial(t)
+		r.fs.when(func(a act) error {
+			if a.n < n || !meets(a, fault) {
+				return nil
+			}
+			return fault
+		})
+		if err := r.work(); err != nil && !strings.Contains(err.Error(), "data directory") {
+			t.Errorf("%s from %v on: %v", name, r.fs.at(n), err)
+		}
+		if err := r.verify(); err != nil {
+			t.Errorf("after %s from %v on: %v", name, r.fs.at(n), err)
+		}
+	})
+}
+
+// TestCrash stops the world at each operation of a workload in turn, takes from the disk what was not durable, and
+// starts again.
+func TestCrash(t *testing.T) {
+	total := operations(t)
+	for n := 1; n <= total; n += pace(total) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTrial(t)
+			r.fs.when(func(a act) error {
+				if a.n >= n {
+					return unix.EIO
+				}
+				return nil
+			})
+			_ = r.work()
+			if err := r.fs.cut(rand.New(rand.NewPCG(1, uint64(n)))); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.verify(); err != nil {
+				t.Errorf("at %v: %v", r.fs.at(n), err)
+			}
+		})
+	}
+}
+
+// operations counts those of a workload that meets no fault.
+func operations(t *testing.T) (n int) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrial(t)
+		if err := errors.Join(r.work(), r.verify()); err != nil {
+			t.Fatal(err)
+		}
+		n = r.fs.count()
+	})
+	return n
+}
+
+// tried is how many operations of a workload are tried with each fault: each takes a twentieth of a second.
+var tried = flag.Int("faults", 20, "operations to try with each fault; 0: all")
+
+// pace is the distance of those operations.
+func pace(total int) int {
+	if *tried <= 0 {
+		return 1
+	}
+	return max(1, total / *tried)
+}
+
+// each runs do for each fault and each operation that may meet it.
+func each(t *testing.T, do func(t *testing.T, name string, fault error, n int)) {
+	total := operations(t)
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; n <= total; n += pace(total) {
+				synctest.Test(t, func(t *testing.T) { do(t, name, fault, n) })
+			}
+		})
+	}
+}
