@@ -84,7 +84,7 @@ func (h *hub) passFor(ctx context.Context, e *endpoint, who login, c challenge, 
 	case who.bearer != "":
 		return pass{header: "Bearer " + who.bearer, answer: c, fresh: true}, nil
 	}
-	t, fresh, err := h.token(ctx, e, who, c, e.scope(repo), refused.header)
+	t, fresh, err := h.token(ctx, e, tokenKey{h.name, c.realm, c.service, e.scope(repo), who}, refused.header)
 	return pass{header: t, answer: c, fresh: fresh}, err
 }
 

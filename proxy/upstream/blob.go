@@ -40,7 +40,8 @@ func blobAnswer(r *reply, want cache.Want) (a cache.Answer, length int64, err er
 	length = last - first + 1
 	switch {
 	case !ok || first < 0:
-		return a, 0, broken("%s answered with a part, but not with which (Content-Range %q)", r.host, r.clean(r.Header.Get("Content-Range")))
+		said := r.clean(r.Header.Get("Content-Range"))
+		return a, 0, broken("%s answered with a part, but not with which (Content-Range %q)", r.host, said)
 	case first != want.Off || want.N >= 0 && length > max(want.N, 1):
 		return a, 0, broken("%s answered with another part than was asked for", r.host)
 	case r.ContentLength >= 0 && r.ContentLength != length:
@@ -78,7 +79,7 @@ func (h *hub) probeBlob(ctx context.Context, e *endpoint, ref cache.Ref, q query
 		return cache.Answer{}, err
 	}
 	defer r.drop()
-	if _, _, total, ok := contentRange(r.Header.Get("Content-Range")); ok && total == 0 && r.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+	if r.StatusCode == http.StatusRequestedRangeNotSatisfiable && endsBefore(r.Header, 0) {
 		return cache.Answer{Desc: cache.Desc{Digest: ref.Digest}}, nil // there, and empty
 	}
 	if err := h.judge(q, r); err != nil {

@@ -288,8 +288,8 @@ func silent(ctx context.Context, _, _ string) (net.Conn, error) {
 func TestSlowBlob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := origintest.New()
-		blob := o.PutBlob(repo, origintest.Synthetic(1, 64<<10))
-		o.When(origintest.Blob).Pace(200)
+		blob := o.PutBlob(repo, origintest.Synthetic(1, 20<<10))
+		o.When(origintest.Blob).Pace(100)
 		var n origintest.Net
 		h := hubs(t, upstream.Options{Dial: n.DialContext}, at(origintest.ServeIn(t, &n, "hub.test:80", o)))
 		began := time.Now()
@@ -301,7 +301,7 @@ func TestSlowBlob(t *testing.T) {
 		if err := copyAll(a.Body); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took < 5*time.Minute {
+		if took := time.Since(began); took < 3*time.Minute {
 			t.Errorf("took %v", took)
 		}
 	})

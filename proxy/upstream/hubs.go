@@ -110,7 +110,8 @@ func (h *Hubs) hubFor(ref cache.Ref, want cache.Want) (*hub, error) {
 		return one, nil
 	}
 	if !h.shared.AnyUpstream {
-		return nil, fmt.Errorf("%s: there is no upstream %s; add it under upstreams, or set any_upstream: true: %w", ref, ref.Registry, cache.ErrDenied)
+		return nil, fmt.Errorf("%s: there is no upstream %s; add it under upstreams, or set any_upstream: true: %w",
+			ref, ref.Registry, cache.ErrDenied)
 	}
 	return h.onDemand(ref.Registry)
 }

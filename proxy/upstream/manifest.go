@@ -96,7 +96,9 @@ func (doc *document) manifest(ref cache.Ref, want cache.Want, e *endpoint) (cach
 	case len(doc.body) == 0:
 		return cache.Answer{}, broken("%s sent an empty manifest", e.origin)
 	case !a.Digest.Names(doc.body):
-		return cache.Answer{}, &fault{kind: cache.ErrCorrupt, blame: true, text: e.origin.String() + " sent a manifest whose bytes are not those of " + a.Digest.String()}
+		wrong := broken("%s sent a manifest whose bytes are not those of %s", e.origin, a.Digest)
+		wrong.kind = cache.ErrCorrupt
+		return cache.Answer{}, wrong
 	case ref.Mutable() && a.Digest == want.Known:
 		return cache.Answer{}, refused(cache.ErrUnchanged, "unchanged")
 	}

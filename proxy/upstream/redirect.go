@@ -60,7 +60,8 @@ func (h *hub) redirect(u *url.URL, r *reply) (*url.URL, error) {
 	to := originOf(next)
 	if u.Scheme == "https" && to.scheme != "https" && !h.guard.written.has(to.host, to.port) {
 		return nil, refused(cache.ErrUnavailable,
-			"%s redirects to plain http at %s; if that is meant, add %q to redirect_hosts under upstreams.%s", r.host, r.clean(to.String()), r.clean(to.host), h.name)
+			"%s redirects to plain http at %s; if that is meant, add %q to redirect_hosts under upstreams.%s",
+			r.host, r.clean(to.String()), r.clean(to.host), h.name)
 	}
 	next.Fragment, next.RawFragment = "", ""
 	return next, nil

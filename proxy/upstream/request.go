@@ -82,25 +82,43 @@ func (h *hub) via(ctx context.Context) string {
 	return own
 }
 
-// reply is the head of an answer, with its body still on the way.
+// reply is an answer with its head read and its body still on the way.
 type reply struct {
 	*http.Response
 	ctx     context.Context // the request's; ends with cancel
 	cancel  context.CancelCauseFunc
-	host    string   // who answered, for people
+	host    string   // who answers, for people
 	foreign bool     // not the endpoint itself, but where it redirected to
 	secrets []Secret // that it may repeat
 }
 
-// newReply makes a reply, or the error that there is none, of what a transport returned.
-func newReply(ctx context.Context, cancel context.CancelCauseFunc, r *http.Response, err error, to origin, foreign bool, secrets []Secret) (*reply, error) {
-	host := clean(to.String(), secrets...)
-	if err != nil {
-		err = tripFault(ctx, host, err, secrets)
-		cancel(context.Canceled)
-		return nil, err
+// newReply is the reply that is to come from a server.
+func newReply(ctx context.Context, to origin, foreign bool, secrets []Secret) *reply {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return &reply{ctx: ctx, cancel: cancel, host: clean(to.String(), secrets...), foreign: foreign, secrets: secrets}
+}
+
+// come makes the request that r answers.
+func (r *reply) come(road *http.Transport, req *http.Request) (err error) {
+	r.Response, err = road.RoundTrip(req)
+	return err
+}
+
+// fail gives up a reply that did not come, and says why.
+func (r *reply) fail(err error) error {
+	defer r.cancel(context.Canceled)
+	if r.ctx.Err() != nil {
+		return context.Cause(r.ctx)
 	}
-	return &reply{Response: r, ctx: ctx, cancel: cancel, host: host, foreign: foreign, secrets: secrets}, nil
+	text := err.Error()
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil && op.Op == "dial" {
+		text = "cannot connect: " + op.Err.Error()
+	}
+	return &fault{
+		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside),
+		text: r.host + ": " + r.clean(text),
+	}
 }
 
 // clean makes one harmless line of a part of the answer.
@@ -108,35 +126,21 @@ func (r *reply) clean(s string) string { return clean(s, r.secrets...) }
 
 // trip makes one request at one server, own or foreign to the endpoint. secrets are what may be known there.
 func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass Secret, secrets []Secret) (*reply, error) {
-	to := originOf(u)
-	own := to == e.origin
-	ctx, cancel := context.WithCancelCause(ctx)
+	own := originOf(u) == e.origin
 	_, http2 := e.learnt()
+	r := newReply(ctx, originOf(u), !own, secrets)
 	h.count.requests.Add(1)
-	r, err := h.roads.pick(own, q.blob && !(own && http2)).RoundTrip(h.request(ctx, q, u, pass))
-	if q.blob && err != nil && wantsHTTP2(err) {
+	err := r.come(h.roads.pick(own, q.blob && !(own && http2)), h.request(r.ctx, q, u, pass))
+	if q.blob && wantsHTTP2(err) {
 		if own {
 			e.learnHTTP2()
 		}
-		r, err = h.roads.pick(own, false).RoundTrip(h.request(ctx, q, u, pass))
+		err = r.come(h.roads.pick(own, false), h.request(r.ctx, q, u, pass))
 	}
-	return newReply(ctx, cancel, r, err, to, !own, secrets)
-}
-
-// tripFault says why there was no answer.
-func tripFault(ctx context.Context, host string, err error, secrets []Secret) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err != nil {
+		return nil, r.fail(err)
 	}
-	var op *net.OpError
-	text := err.Error()
-	if errors.As(err, &op) && op.Err != nil && op.Op == "dial" {
-		text = "cannot connect: " + op.Err.Error()
-	}
-	return &fault{
-		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside),
-		text: host + ": " + clean(text, secrets...),
-	}
+	return r, nil
 }
 
 // drop gives an answer up. The little that may be left of it is read first, for a moment, so that its connection can

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,14 +73,13 @@ func (t *tokens) put(key tokenKey, held token) {
 	t.held[key] = held
 }
 
-// token is a pass for scope from the server that c names. fresh says that it was fetched just now. All who want the
-// same token at the same time wait for one request.
-func (h *hub) token(ctx context.Context, e *endpoint, who login, c challenge, scope string, refused Secret) (pass Secret, fresh bool, err error) {
-	realm, err := h.realm(e, c.realm, append(who.secrets(), secretsIn(refused)...))
+// token is the pass for key, unless it is refused. fresh says that it was fetched just now. All who want the same token
+// at the same time wait for one request.
+func (h *hub) token(ctx context.Context, e *endpoint, key tokenKey, refused Secret) (pass Secret, fresh bool, err error) {
+	realm, err := h.realm(e, key.realm, append(key.who.secrets(), secretsIn(refused)...))
 	if err != nil {
 		return "", false, err
 	}
-	key := tokenKey{h.name, c.realm, c.service, scope, who}
 	held := h.tokens.get(key, refused)
 	if time.Now().Before(held.soft) {
 		return held.pass, false, nil
@@ -149,36 +149,36 @@ func (h *hub) fetchToken(ctx context.Context, e *endpoint, realm *url.URL, key t
 
 // tokenTrip makes the request for a token. It follows no redirect: a login goes to the realm and nowhere else.
 func (h *hub) tokenTrip(ctx context.Context, e *endpoint, realm *url.URL, key tokenKey) (*reply, error) {
-	u := *realm
-	service := key.service
-	if service == "" {
-		service = e.origin.host
+	r := newReply(ctx, originOf(realm), false, key.who.secrets())
+	h.count.requests.Add(1)
+	own := originOf(realm) == e.origin
+	if err := r.come(h.roads.pick(own, false), h.tokenRequest(r.ctx, e, realm, key)); err != nil {
+		return nil, r.fail(err)
 	}
+	return r, nil
+}
+
+// tokenRequest asks with a password by GET, with an identity token by POST.
+func (h *hub) tokenRequest(ctx context.Context, e *endpoint, realm *url.URL, key tokenKey) *http.Request {
+	u := *realm
 	form := u.Query()
-	form.Set("service", service)
+	form.Set("service", cmp.Or(key.service, e.origin.host))
 	form.Set("scope", key.scope)
 	form.Set("client_id", "tidepool")
-	own := originOf(&u) == e.origin
-	ctx, cancel := context.WithCancelCause(ctx)
-	q := query{method: http.MethodGet, accept: "application/json"}
-	var body string
-	if key.who.identity != "" {
-		q.method = http.MethodPost
-		form.Set("grant_type", "refresh_token")
-		form.Set("refresh_token", string(key.who.identity))
-		body, u.RawQuery = form.Encode(), ""
-	} else {
+	if key.who.identity == "" {
 		u.RawQuery = form.Encode()
+		return h.request(ctx, query{method: http.MethodGet, accept: "application/json"}, &u, key.who.basic())
 	}
-	req := h.request(ctx, q, &u, key.who.basic())
-	if body != "" {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		req.Body, req.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
-	}
-	h.count.requests.Add(1)
-	r, err := h.roads.pick(own, false).RoundTrip(req)
-	return newReply(ctx, cancel, r, err, originOf(&u), false, key.who.secrets())
+	form.Set("grant_type", "refresh_token")
+	form.Set("refresh_token", string(key.who.identity))
+	u.RawQuery = ""
+	r := h.request(ctx, query{method: http.MethodPost, accept: "application/json"}, &u, "")
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	body := form.Encode()
+	r.ContentLength = int64(len(body))
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil } // to send it again
+	r.Body, _ = r.GetBody()
+	return r
 }
 
 // tokenRefusal is the error for an answer that is no token. It says nothing of what the token was wanted for, unless the
