@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,8 @@ func serveCmd() *cobra.Command {
 			return err
 		}
 		log := logger(cfg.Log, cmd.ErrOrStderr())
+		// net/http's client writes there what a hub sends unasked: bytes of strangers, past everything that cleans them.
+		stdlog.SetOutput(io.Discard)
 		preface(cfg, log)
 		return serve(cmd.Context(), cfg.Config, log, cmd.OutOrStdout())
 	}
