@@ -22,49 +22,54 @@ const settled = 2*lookEvery + time.Second
 
 // things are what a workload pulls.
 type things struct {
-	hub  *hub
+	*shelf
 	refs []Ref
 	data map[Ref][]byte
 }
 
 func newThings(sizes ...int) *things {
-	w := &things{hub: newHub(), data: map[Ref][]byte{}}
+	w := &things{shelf: newShelf(), data: map[Ref][]byte{}}
 	for i, n := range sizes {
 		b := noise(uint64(100+i), n)
-		w.add(w.hub.put("docker.io", "library/a", b), b)
+		w.add(w.put(b), b)
 	}
 	return w
 }
 
-func (w *things) add(ref Ref, b []byte) Ref {
+func (w *things) add(ref Ref, b []byte) {
 	w.refs = append(w.refs, ref)
 	w.data[ref] = b
+}
+
+// image adds an image of the blobs so far, by tag and by digest.
+func (w *things) image(tag string) Ref {
+	var layers []Ref
+	for _, r := range w.refs {
+		if r.Kind == KindBlob {
+			layers = append(layers, r)
+		}
+	}
+	b := imageOf(tag, layers...)
+	ref := w.tag(tag, b)
+	w.add(ref, b)
+	w.add(ref.At(Sum(b)), b)
 	return ref
 }
 
-// manifest adds an image of the blobs so far, under a tag too.
-func (w *things) manifest(tag string) Ref {
-	var layers []string
-	for _, r := range w.refs {
-		if r.Kind == KindBlob {
-			layers = append(layers, fmt.Sprintf(`{"digest":%q,"size":%d}`, r.Digest, len(w.data[r])))
-		}
+// imageOf is the manifest of an image.
+func imageOf(name string, layers ...Ref) []byte {
+	var list []string
+	for _, l := range layers {
+		list = append(list, fmt.Sprintf(`{"digest":%q,"size":1}`, l.Digest))
 	}
-	b := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"layers":[%s],"annotations":{"tag":%q}}`,
-		typeImage, strings.Join(layers, ","), tag)
-	ref := w.hub.put("docker.io", "library/a", b)
-	ref.Kind = KindManifest
-	w.hub.mu.Lock()
-	w.hub.tags["docker.io/library/a:"+tag] = ref.Digest
-	w.hub.mu.Unlock()
-	w.add(Ref{Registry: ref.Registry, Repo: ref.Repo, Kind: KindManifest, Tag: tag}, b)
-	return w.add(ref, b)
+	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"layers":[%s],"annotations":{"name":%q}}`,
+		typeImage, strings.Join(list, ","), name)
 }
 
 // pullAll pulls everything once.
 func (w *things) pullAll(ctx context.Context, c *Cache) error {
 	for _, ref := range w.refs {
-		if _, _, err := pull(ctx, c, ref, w.data[ref]); err != nil {
+		if err := read(ctx, c, ref, 0, -1, w.data[ref]); err != nil {
 			return fmt.Errorf("%s: %w", ref, err)
 		}
 	}
@@ -126,7 +131,7 @@ const trialBudget = 6 << 20
 
 func newTrial(t *testing.T) *trial {
 	w := newThings(10, 40<<10, 200<<10, 1<<20+7, 1<<20+9)
-	w.manifest("latest")
+	w.image("latest")
 	return &trial{t: t, dir: ramDir(t), fs: &faulty{dirty: map[string][]span{}}, things: w}
 }
 
@@ -134,7 +139,7 @@ func newTrial(t *testing.T) *trial {
 func (r *trial) start(filesystem FS) error {
 	var failed error
 	for range 2 {
-		c, err := New(r.t.Context(), r.things.hub, Options{Dir: r.dir, Disk: trialBudget, FS: filesystem})
+		c, err := New(r.t.Context(), r.things, Options{Dir: r.dir, Disk: trialBudget, FS: filesystem})
 		if err == nil {
 			r.c = c
 			return nil
@@ -159,8 +164,8 @@ func (r *trial) work() error {
 		return fmt.Errorf("warm: %w", err)
 	}
 	big := noise(50, 4<<20) // leaves no room for most of the others
-	ref := r.things.hub.put("docker.io", "library/a", big)
-	if _, _, err := pullRange(ctx, r.c, ref, 1<<20, 300<<10, big); err != nil {
+	ref := r.things.put(big)
+	if err := read(ctx, r.c, ref, 1<<20, 300<<10, big); err != nil {
 		return fmt.Errorf("range: %w", err)
 	}
 	if err := r.c.Close(); err != nil {
@@ -169,7 +174,7 @@ func (r *trial) work() error {
 	if err := r.start(r.fs); err != nil {
 		return err
 	}
-	if _, _, err := pull(ctx, r.c, ref, big); err != nil {
+	if err := read(ctx, r.c, ref, 0, -1, big); err != nil {
 		return fmt.Errorf("large: %w", err)
 	}
 	if err := r.things.pullAll(ctx, r.c); err != nil {

@@ -42,10 +42,8 @@ const (
 	flushEvery = 200 * time.Millisecond
 	// mostDirty bounds the memory for facts that cannot be written.
 	mostDirty = 1 << 17
-	// mostFound bounds the answer to one scan: a layer that more manifests share than that is asked for upstream.
-	mostFound = 1 << 12
-	// strideLength is how many facts one step of a walk reads: no transaction is open for long.
-	strideLength = 1 << 10
+	// stride is how many facts are read in one transaction: no other waits long for it.
+	stride = 1 << 10
 )
 
 func openTable(path string, log *zap.Logger) *table {
@@ -104,17 +102,40 @@ func (t *table) write(key string, value []byte) {
 
 // scan calls fn for the keys that begin with prefix, in no order, until fn returns false.
 func (t *table) scan(prefix string, fn func(key string, value []byte) bool) {
-	found := t.unwritten(prefix)
-	written, _ := use(t, func(b *bbolt.Bucket) map[string][]byte { return stride(b, prefix, prefix, mostFound) })
-	for k, v := range written {
-		if _, newer := found[k]; !newer {
-			found[k] = v
-		}
-	}
-	for k, v := range found {
+	newer := t.unwritten(prefix)
+	for k, v := range newer {
 		if v != nil && !fn(k, v) {
 			return
 		}
+	}
+	t.written(prefix, func(k string, v []byte) bool {
+		_, ok := newer[k]
+		return ok || v == nil || fn(k, v)
+	})
+}
+
+// written calls fn for the keys in the database that begin with prefix, until fn returns false. It reads a few at a
+// time, so that no transaction is open for long and fn may use the table. A value whose checksum is wrong is nil.
+func (t *table) written(prefix string, fn func(key string, value []byte) bool) {
+	type fact struct {
+		key   string
+		value []byte
+	}
+	for from, more := prefix, true; more; {
+		facts, _ := use(t, func(b *bbolt.Bucket) (facts []fact) {
+			c := b.Cursor()
+			for k, v := c.Seek([]byte(from)); bytes.HasPrefix(k, []byte(prefix)) && k != nil && len(facts) < stride; k, v = c.Next() {
+				facts = append(facts, fact{string(k), unseal(k, v)})
+			}
+			return facts
+		})
+		for _, f := range facts {
+			if !fn(f.key, f.value) {
+				return
+			}
+			from = f.key + "\x00" // the next that there can be
+		}
+		more = len(facts) == stride
 	}
 }
 
@@ -135,15 +156,12 @@ func (t *table) unwritten(prefix string) map[string][]byte {
 
 // prune deletes what is written and not to be kept, until ctx ends.
 func (t *table) prune(ctx context.Context, keep func(key string, value []byte) bool) {
-	for from, more := "", true; more && ctx.Err() == nil; {
-		facts, err := use(t, func(b *bbolt.Bucket) map[string][]byte { return stride(b, "", from, strideLength) })
-		for k, v := range facts {
-			if from = max(from, k+"\x00"); !keep(k, v) {
-				t.forget(k)
-			}
+	t.written("", func(k string, v []byte) bool {
+		if v == nil || !keep(k, v) {
+			t.forget(k)
 		}
-		more = err == nil && len(facts) == strideLength
-	}
+		return ctx.Err() == nil
+	})
 }
 
 // forget deletes a fact that was read from the database, unless it has been set anew.
@@ -155,16 +173,6 @@ func (t *table) forget(key string) {
 		t.recent.Remove(key)
 		t.write(key, nil)
 	}
-}
-
-// stride reads up to most facts under prefix, beginning with the key from.
-func stride(b *bbolt.Bucket, prefix, from string, most int) map[string][]byte {
-	found := map[string][]byte{}
-	c := b.Cursor()
-	for k, v := c.Seek([]byte(from)); k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(found) < most; k, v = c.Next() {
-		found[string(k)] = unseal(k, v)
-	}
-	return found
 }
 
 // run writes what is put, until ctx ends.
