@@ -211,12 +211,14 @@ func newPodman(t *testing.T, mirror string) client {
 	needs(t, "podman")
 	needsRoot(t)
 	dir := t.TempDir()
+	// The usual locks are in memory that it shares with the machine's own podman.
+	conf := mustWrite(t, filepath.Join(dir, "containers.conf"),
+		"[engine]\nlock_type = \"file\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n")
 	return podman{
 		dir: dir,
-		env: []string{"CONTAINERS_REGISTRIES_CONF=" + registriesConf(t, mirror), "TMPDIR=" + dir},
+		env: []string{"CONTAINERS_REGISTRIES_CONF=" + registriesConf(t, mirror), "CONTAINERS_CONF=" + conf, "TMPDIR=" + dir},
 		args: []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"),
-			"--tmpdir", filepath.Join(dir, "tmp"), "--storage-driver", "vfs",
-			"--cgroup-manager", "cgroupfs", "--events-backend", "none"},
+			"--tmpdir", filepath.Join(dir, "tmp"), "--storage-driver", "vfs"},
 	}
 }
 

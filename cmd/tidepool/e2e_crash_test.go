@@ -102,7 +102,7 @@ func follow(url string, want *origintest.Content, off, n int64) error {
 func TestLargeBlob(t *testing.T) {
 	needs(t)
 	const followers, places, cuts = 50, 8, 20
-	const flat = 256 << 20 // bytes of memory; the memory tier's budget is a quarter of that
+	const flat = 128 << 20 // bytes of memory: twice the memory tier's budget
 	size := *large << 30
 	o := origintest.New()
 	blob := o.PutBlob("test/large", origintest.Synthetic(1, size))
