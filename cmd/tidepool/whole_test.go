@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,6 +49,7 @@ type plan struct {
 	dir   string // of the store; "": a new one
 	world world  // dial and listen are the net's, where there is one
 	log   *zap.Logger
+	scrub string // how fast the store is read over; "": not at all
 }
 
 // pool is a tidepool that runs, and a client of it.
@@ -120,7 +122,7 @@ func (w *pool) open() {
 		if p.world.dial == nil {
 			p.world.dial = p.net.DialContext
 		}
-		p.world.listen = func(_, addr string) (net.Listener, error) { return p.net.Listen(addr) }
+		p.world.listen = w.listener
 	}
 	for name, url := range p.hubs {
 		flags["upstream"] = append(flags["upstream"], name+"="+url)
@@ -128,7 +130,8 @@ func (w *pool) open() {
 	for name, values := range p.flags {
 		flags[name] = values
 	}
-	loaded, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader("scrub: off\n" + p.file), Flags: flags})
+	file := "scrub: " + cmp.Or(p.scrub, "off") + "\n" + p.file
+	loaded, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader(file), Flags: flags})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -137,6 +140,8 @@ func (w *pool) open() {
 	}
 	w.down, w.url, w.client = false, "http://"+w.addr.String(), w.newClient()
 }
+
+func (w *pool) listener(_, addr string) (net.Listener, error) { return w.plan.net.Listen(addr) }
 
 // close ends the tidepool as SIGTERM does.
 func (w *pool) close() {
@@ -256,6 +261,14 @@ func (a answered) refuses(t *testing.T, status int, code string) {
 	t.Helper()
 	if a.status != status || a.code() != code || a.err != nil {
 		t.Errorf("%v, want %d %s; %.300s", a, status, code, a.body)
+	}
+}
+
+// is checks the status of an answer that came whole.
+func (a answered) is(t *testing.T, status int) {
+	t.Helper()
+	if a.status != status || a.err != nil {
+		t.Errorf("%v, want %d; %.300s", a, status, a.body)
 	}
 }
 
