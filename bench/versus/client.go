@@ -8,8 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,8 @@ var sink [1 << 20]byte
 // there too, in blocking calls, because a scheduler that looks for other work at each wake-up would take a core's
 // worth of time from the server.
 type conn struct {
-	fd   int
+	file *os.File // a socket
+	fd   int      // its, in blocking mode
 	host string
 	head []byte
 }
@@ -35,31 +37,30 @@ type timing struct{ first, last time.Time }
 
 // dial connects to addr from a loopback address: servers that count a client's connections see as many clients as there
 // are addresses.
-func dial(addr string, from [4]byte) (*conn, error) {
-	to, err := netip.ParseAddrPort(addr)
+func dial(addr string, from net.IP) (*conn, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: patience}
+	tcp, err := d.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	defer tcp.Close()
+	file, err := tcp.(*net.TCPConn).File()
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{fd: fd, host: addr, head: make([]byte, 4096)}
+	c := &conn{file: file, fd: int(file.Fd()), host: addr, head: make([]byte, 4096)}
 	limit := unix.NsecToTimeval(int64(patience))
-	err = errors.Join(
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
-		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
-		unix.Bind(fd, &unix.SockaddrInet4{Addr: from}),
-		unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}))
+	err = errors.Join(unix.SetNonblock(c.fd, false),
+		unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
 	if err != nil {
 		c.close()
-		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+		return nil, fmt.Errorf("set up a connection to %s: %w", addr, err)
 	}
 	return c, nil
 }
 
-func (c *conn) close() error { return unix.Close(c.fd) }
+func (c *conn) close() error { return c.file.Close() }
 
 // get asks for path, throws size bytes of body away and says when they came.
 func (c *conn) get(path string, size int64) (timing, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -120,10 +121,13 @@ var storm = load{
 // kept: asked again, the origin must hear nothing of it.
 var cold = load{
 	key: "cold", name: "one cold SIZE blob",
-	metrics: []metric{{name: "throughput", unit: "MB/s", atLeast: map[string]float64{"nginx": 1}}},
+	metrics: []metric{
+		{name: "throughput", unit: "MB/s", atLeast: map[string]float64{"nginx": 1}},
+		{name: "server's processor time", unit: "s/GB", digits: 2},
+	},
 	run: func(ctx context.Context, b *bench, s *server) ([]float64, error) {
 		p, err := b.coldPull(ctx, s, 1, 0)
-		return []float64{float64(b.size) / p.took.Seconds() / 1e6}, err
+		return []float64{float64(b.size) / p.took.Seconds() / 1e6, p.used.Seconds() / float64(b.size) * 1e9}, err
 	},
 }
 
@@ -132,6 +136,7 @@ type pull struct {
 	fetches int64         // GETs that the origin saw
 	lag     time.Duration // from the origin's first byte to the last client's first
 	took    time.Duration // until the last client had its last byte
+	used    time.Duration // of the processors, by the server, until then
 }
 
 // coldPull gives the origin a new blob and lets clients pull it at once.
@@ -143,7 +148,7 @@ func (b *bench) coldPull(ctx context.Context, s *server, clients int, pace int64
 	defer b.origin.drop(what)
 	unix.Sync() // nobody is to pay for what another left to be written
 	times := make([]timing, clients)
-	began := time.Now()
+	used, began := cpuTime(s.cmd.Process.Pid), time.Now()
 	err = together(s, clients, func(i int, c *conn) (err error) {
 		times[i], err = c.get(what.path(), what.size)
 		return err
@@ -151,7 +156,7 @@ func (b *bench) coldPull(ctx context.Context, s *server, clients int, pace int64
 	if err != nil {
 		return pull{}, err
 	}
-	p := pull{fetches: what.gets.Load()}
+	p := pull{fetches: what.gets.Load(), used: cpuTime(s.cmd.Process.Pid) - used}
 	first := b.origin.start.Add(time.Duration(what.first.Load()))
 	for _, t := range times {
 		p.lag = max(p.lag, t.first.Sub(first))
@@ -188,7 +193,7 @@ func together(s *server, n int, work func(i int, c *conn) error) error {
 // closed, also with an error.
 func connect(s *server, n int) (conns []*conn, err error) {
 	for i := range n {
-		c, err := dial(s.listen, [4]byte{127, 1, byte(i / 250), byte(1 + i%250)})
+		c, err := dial(s.listen, net.IPv4(127, 1, byte(i/250), byte(1+i%250)))
 		if err != nil {
 			return conns, err
 		}

@@ -67,11 +67,20 @@ func record(dir, what string, pid int) (stop func() error, err error) {
 		return r
 	}, what)
 	pids := strings.Trim(strings.ReplaceAll(fmt.Sprint(family(pid)), " ", ","), "[]")
-	cmd := exec.Command(bin, "record", "-q", "-F", "999", "-g", "-o", filepath.Join(dir, name+".perf"), "-p", pids)
+	file := filepath.Join(dir, name+".perf")
+	for i := 2; exists(file); i++ {
+		file = filepath.Join(dir, fmt.Sprintf("%s-%d.perf", name, i))
+	}
+	cmd := exec.Command(bin, "record", "-q", "-F", "4999", "-g", "-o", file, "-p", pids)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	return func() error { return errors.Join(cmd.Process.Signal(syscall.SIGINT), cmd.Wait()) }, nil
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }
 
 // lastLine is the last line of what a program said, without its end.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -83,7 +84,7 @@ func TestOriginKeepsItsPace(t *testing.T) {
 
 func TestClientChecksLengths(t *testing.T) {
 	b := testBench(t)
-	c, err := dial(b.origin.addr, [4]byte{127, 0, 0, 9})
+	c, err := dial(b.origin.addr, net.IPv4(127, 0, 0, 9))
 	if err != nil {
 		t.Fatal(err)
 	}
