@@ -155,8 +155,8 @@ func (b *books) sweep() []gone {
 	return files
 }
 
-// again has a file removed that is not on the books (any more).
-func (b *books) again(g gone) {
+// scrap has something removed that is not on the books (any more).
+func (b *books) scrap(g gone) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.trash = append(b.trash, g)
@@ -212,8 +212,9 @@ func (b *books) note(s slot, size int64, proven bool) bool {
 // discovered says that n bytes more than was thought are on disk, and so not in the way of anything. b.mu is held.
 func (b *books) discovered(n int64) { b.budget = min(b.wanted, b.budget+n) }
 
-// merge puts what the scan found, oldest first, behind what was used since the start.
-func (b *books) merge(found []*entry) {
+// merge puts what the scan found, oldest first, behind what was used since the start. complete says that there is
+// nothing else to be found.
+func (b *books) merge(found []*entry, complete bool) {
 	// A million entries take seconds to enter, so that is done on books of their own.
 	all := newBooks(0, func() {})
 	for _, e := range found {
@@ -233,7 +234,10 @@ func (b *books) merge(found []*entry) {
 		all.policy.Touch(e)
 	}
 	b.discovered(all.kept - b.kept)
-	b.entries, b.policy, b.kept, b.buried = all.entries, all.policy, all.kept, nil
+	b.entries, b.policy, b.kept = all.entries, all.policy, all.kept
+	if complete {
+		b.buried = nil
+	}
 	b.shrink(b.budget)
 }
 

@@ -262,10 +262,12 @@ func (d *disk) temp() (f File, path string, err error) {
 
 // empty removes what is in a directory of ours.
 func (d *disk) empty(sub string) {
-	files, _ := d.fs.ReadDir(d.in(sub))
-	for _, f := range files {
-		if err := d.fs.Remove(filepath.Join(d.root, sub, f.Name())); err != nil {
-			d.log.Warn("left over", zap.Error(err))
-		}
+	files, err := d.fs.ReadDir(d.in(sub))
+	if err != nil {
+		d.log.Warn("not emptied", zap.Error(err))
 	}
+	for _, f := range files {
+		d.books.scrap(gone{path: filepath.Join(d.root, sub, f.Name())})
+	}
+	d.remove()
 }

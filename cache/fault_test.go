@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settled is how long the disk tier may take, in virtual time, to do all that it has put off.
-const settled = 2*lookEvery + time.Second
+// settled is how long the store may take, in virtual time, to do all that it has put off.
+const settled = linger + 2*lookEvery
 
 // things are what a workload pulls.
 type things struct {
@@ -27,10 +28,13 @@ type things struct {
 	data map[Ref][]byte
 }
 
+// static is content that many tests pull.
+var static = sync.OnceValue(func() []byte { return noise(100, 8<<20) })
+
 func newThings(sizes ...int) *things {
 	w := &things{shelf: newShelf(), data: map[Ref][]byte{}}
 	for i, n := range sizes {
-		b := noise(uint64(100+i), n)
+		b := static()[i : i+n]
 		w.add(w.put(b), b)
 	}
 	return w
@@ -149,7 +153,7 @@ func (r *trial) start(filesystem FS) error {
 	return failed
 }
 
-// work pulls, evicts, breaks off, restarts.
+// work pulls, evicts, breaks off, restarts; then the disk works again, and all comes into order.
 func (r *trial) work() error {
 	ctx := r.t.Context()
 	if err := r.start(r.fs); err != nil {
@@ -163,7 +167,7 @@ func (r *trial) work() error {
 	if err := r.things.pullAll(ctx, r.c); err != nil {
 		return fmt.Errorf("warm: %w", err)
 	}
-	big := noise(50, 4<<20) // leaves no room for most of the others
+	big := static()[1<<20 : 5<<20] // leaves no room for most of the others
 	ref := r.things.put(big)
 	if err := read(ctx, r.c, ref, 1<<20, 300<<10, big); err != nil {
 		return fmt.Errorf("range: %w", err)
@@ -180,7 +184,9 @@ func (r *trial) work() error {
 	if err := r.things.pullAll(ctx, r.c); err != nil {
 		return fmt.Errorf("after the large one: %w", err)
 	}
-	return r.c.Close()
+	r.fs.when(nil)
+	time.Sleep(settled)
+	return errors.Join(r.c.Health(), audit(r.c), r.c.Close())
 }
 
 // verify starts on what is left, over a disk that works, and finds everything in order.
@@ -210,8 +216,8 @@ func meets(a act, err error) bool {
 		return a.verb == "open" || a.verb == "create"
 	case errShort:
 		return a.verb == "write"
-	case unix.EIO:
-		return true
+	case unix.EIO: // downloads that broke off and are not found at a start are found at the next
+		return a.verb != "readdir" || !strings.Contains(a.name, "/partial/")
 	default:
 		return a.writes()
 	}
@@ -289,7 +295,7 @@ func operations(t *testing.T) (n int) {
 }
 
 // tried is how many operations of a workload are tried with each fault: each takes a twentieth of a second.
-var tried = flag.Int("faults", 20, "operations to try with each fault; 0: all")
+var tried = flag.Int("faults", 10, "operations to try with each fault; 0: all")
 
 // pace is the distance of those operations.
 func pace(total int) int {

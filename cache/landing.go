@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -68,7 +67,7 @@ func (d *disk) spill(data []byte) (path string, err error) {
 	}
 	_, err = f.WriteAt(data, 0)
 	if err = errors.Join(err, f.Close()); err != nil {
-		err = errors.Join(err, d.fs.Remove(path))
+		d.books.scrap(gone{path: path})
 	}
 	return path, err
 }
@@ -161,9 +160,9 @@ func (d *disk) rename(l landing) error {
 	if err != nil {
 		return err
 	}
-	_ = d.fs.Remove(mapPath(l.path))
-	if !d.books.settle(l.entry) { // dropped just now
-		d.books.again(gone{slot: l.entry.slot})
+	d.books.scrap(gone{path: l.path}) // its map, if it has one
+	if !d.books.settle(l.entry) {     // dropped just now
+		d.books.scrap(gone{slot: l.entry.slot})
 	}
 	return nil
 }
@@ -188,13 +187,15 @@ func (d *disk) lost(l landing, err error) {
 // remove unlinks what went from the books.
 func (d *disk) remove() {
 	for _, g := range d.books.sweep() {
-		err := d.fs.Remove(cmp.Or(g.path, d.path(g.slot)))
-		if g.path != "" {
-			err = errors.Join(err, d.fs.Remove(mapPath(g.path)))
+		var err error
+		if g.path == "" {
+			err = d.fs.Remove(d.path(g.slot))
+		} else {
+			err = errors.Join(d.fs.Remove(g.path), d.fs.Remove(mapPath(g.path)))
 		}
 		if err != nil {
 			d.log.Warn("could not be removed", zap.Error(err))
-			d.books.again(g)
+			d.books.scrap(g)
 		}
 	}
 }

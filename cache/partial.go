@@ -228,7 +228,7 @@ func (p *partial) close() {
 func (p *partial) discard() {
 	p.close()
 	p.promise(-p.promised)
-	p.disk.books.again(gone{slot: p.slot, path: p.path})
+	p.disk.books.scrap(gone{slot: p.slot, path: p.path})
 	p.disk.kick()
 }
 
@@ -298,7 +298,10 @@ func decodeRecord(b []byte) (r record, ok bool) {
 func (d *disk) findPartials() {
 	for _, alg := range []string{"sha256", "sha512"} {
 		dir := filepath.Join(d.root, "partial", alg)
-		files, _ := d.fs.ReadDir(dir)
+		files, err := d.fs.ReadDir(dir)
+		if err != nil {
+			d.log.Warn("downloads that broke off are not continued", zap.Error(err))
+		}
 		for _, f := range files {
 			path := filepath.Join(dir, f.Name())
 			base, isMap := strings.CutSuffix(path, mapSuffix)
@@ -306,11 +309,11 @@ func (d *disk) findPartials() {
 				continue // it goes with the other
 			}
 			if isMap || !d.findPartial(alg, path, f) {
-				_ = d.fs.Remove(path)
-				_ = d.fs.Remove(mapPath(path))
+				d.books.scrap(gone{path: path})
 			}
 		}
 	}
+	d.remove()
 }
 
 // findPartial reports whether the file at path may be continued.

@@ -3,6 +3,8 @@ package cache
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
@@ -10,59 +12,57 @@ import (
 	"go.uber.org/zap"
 )
 
-// scan enters on the books what the directory has. It runs while content is being served, and stops with ctx.
+// scan enters on the books what the directory has. It runs while content is being served, and stops with ctx. What
+// cannot be read is passed over: until a scan has seen everything, a look at the disk tells what is held.
 func (d *disk) scan(ctx context.Context) {
 	type file struct {
 		*entry
 		modified int64
 	}
 	var files []file
-	d.walk(func(s slot, size int64, modified time.Time) bool {
+	err := d.walk(func(s slot, size int64, modified time.Time) bool {
 		files = append(files, file{&entry{slot: s, size: size, proven: d.clean}, modified.UnixNano()})
 		return ctx.Err() == nil
 	})
 	if ctx.Err() != nil {
 		return
 	}
+	if err != nil {
+		d.log.Warn("not all that is held could be found", zap.Error(err))
+	}
 	slices.SortFunc(files, func(a, b file) int { return cmp.Compare(a.modified, b.modified) })
 	found := make([]*entry, len(files))
 	for i, f := range files {
 		found[i] = f.entry
 	}
-	d.books.merge(found)
-	d.scanned.Store(true)
+	d.books.merge(found, err == nil)
+	d.scanned.Store(err == nil)
 	d.kick()
 }
 
-// walk calls visit for each file in blobs/ with a name of ours, directory by directory, until visit returns false.
-func (d *disk) walk(visit func(s slot, size int64, modified time.Time) bool) {
+// walk calls visit for each file in blobs/ with a name of ours, directory by directory, until visit returns false. The
+// error says what could not be read.
+func (d *disk) walk(visit func(s slot, size int64, modified time.Time) bool) (err error) {
 	for _, alg := range []string{"sha256", "sha512"} {
-		dirs, _ := d.fs.ReadDir(filepath.Join(d.root, "blobs", alg))
+		dirs, failed := d.fs.ReadDir(filepath.Join(d.root, "blobs", alg))
+		err = errors.Join(err, failed)
 		for _, sub := range dirs {
-			if !d.walkDir(alg, sub.Name(), visit) {
-				return
+			files, failed := d.fs.ReadDir(filepath.Join(d.root, "blobs", alg, sub.Name()))
+			err = errors.Join(err, failed)
+			for _, f := range files {
+				s, ok := slotOf(alg, sub, f)
+				fi, failed := f.Info()
+				if ok && failed == nil && fi.Mode().IsRegular() && !visit(s, fi.Size(), fi.ModTime()) {
+					return err
+				}
 			}
 		}
 	}
+	return err
 }
 
-func (d *disk) walkDir(alg, sub string, visit func(s slot, size int64, modified time.Time) bool) bool {
-	files, err := d.fs.ReadDir(filepath.Join(d.root, "blobs", alg, sub))
-	if err != nil {
-		d.log.Warn("passed over", zap.Error(err))
-	}
-	for _, f := range files {
-		g, err := ParseDigest(alg + ":" + f.Name())
-		if err != nil || g.Hex()[:2] != sub {
-			continue // not ours
-		}
-		fi, err := f.Info()
-		if err != nil || !fi.Mode().IsRegular() {
-			continue
-		}
-		if !visit(slot{digest: g}, fi.Size(), fi.ModTime()) {
-			return false
-		}
-	}
-	return true
+// slotOf is what a file in blobs/ is named for.
+func slotOf(alg string, sub, file fs.DirEntry) (slot, bool) {
+	g, err := ParseDigest(alg + ":" + file.Name())
+	return slot{digest: g}, err == nil && g.Hex()[:2] == sub.Name()
 }

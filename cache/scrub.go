@@ -18,11 +18,16 @@ const (
 
 // tend finds what the directory has, and then looks after it until ctx ends.
 func (c *Cache) tend(ctx context.Context) {
-	c.disk.scan(ctx)
-	for ctx.Err() == nil {
-		c.prune(ctx)
-		c.scrub(ctx)
-		pause(ctx, tendEvery)
+	for wait := lookEvery; ctx.Err() == nil; wait = min(2*wait, tendEvery) {
+		if !c.disk.scanned.Load() {
+			c.disk.scan(ctx)
+		}
+		if c.disk.scanned.Load() {
+			wait = tendEvery
+			c.prune(ctx)
+			c.scrub(ctx)
+		}
+		pause(ctx, wait)
 	}
 }
 
@@ -32,7 +37,7 @@ func (c *Cache) scrub(ctx context.Context) {
 		return
 	}
 	limit := rate.NewLimiter(rate.Limit(c.o.ScrubRate), copySize)
-	c.disk.walk(func(s slot, _ int64, _ time.Time) bool {
+	_ = c.disk.walk(func(s slot, _ int64, _ time.Time) bool {
 		c.scrubOne(ctx, s, limit)
 		return ctx.Err() == nil
 	})

@@ -136,16 +136,26 @@ func read(ctx context.Context, c *Cache, ref Ref, off, n int64, data []byte) err
 		return err
 	}
 	defer func() { _ = b.Close() }()
-	want := data[off:]
+	m := match{left: data[off:]}
 	if n >= 0 {
-		want = want[:n]
+		m.left = m.left[:n]
 	}
-	var got bytes.Buffer
-	err = b.SendRange(ctx, &got, off, n)
-	if !bytes.HasPrefix(want, got.Bytes()) || (err == nil && got.Len() < len(want)) {
-		err = errors.Join(err, fmt.Errorf("%w: %d of %d", errWrong, got.Len(), len(want)))
+	if err = b.SendRange(ctx, &m, off, n); m.wrong || (err == nil && len(m.left) > 0) {
+		err = errors.Join(err, fmt.Errorf("%w: %d missing", errWrong, len(m.left)))
 	}
 	return err
+}
+
+// match compares what is written to it with what is left to come.
+type match struct {
+	left  []byte
+	wrong bool
+}
+
+func (m *match) Write(p []byte) (int, error) {
+	m.wrong = m.wrong || !bytes.HasPrefix(m.left, p)
+	m.left = m.left[min(len(p), len(m.left)):]
+	return len(p), nil
 }
 
 // launch opens a cache in o.Dir, which must be set, and leaves it to the test to close it.

@@ -86,7 +86,8 @@ func (d *disk) try() error {
 	if _, err = f.WriteAt(make([]byte, 4<<10), 0); err == nil {
 		err = d.sync()
 	}
-	return errors.Join(err, f.Close(), d.fs.Remove(path))
+	d.books.scrap(gone{path: path})
+	return errors.Join(err, f.Close())
 }
 
 // health is the trouble that lasts.
