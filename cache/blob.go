@@ -210,6 +210,9 @@ func (b *Blob) reembark(ctx context.Context) error {
 	r.whole = old.whole
 	f.mu.Unlock()
 	b.flight, b.rider = f, r
+	if size := f.sizeNow(); size >= 0 && b.Size >= 0 && size != b.Size { // the file that we had was of another length
+		return corrupt(b.ref, "%d bytes, %d were announced", size, b.Size)
+	}
 	return nil
 }
 

@@ -67,18 +67,22 @@ func (b *books) release(n int64) {
 	b.promised -= n
 }
 
-// shrink removes what the policy names until at most limit bytes are used. What is being read is passed over: to
-// remove it would give nothing back before its last reader is done. b.mu is held.
+// shrink makes room so that at most limit bytes are used, and a little beyond that, so that not every landing has to.
+// b.mu is held.
 func (b *books) shrink(limit int64) bool {
-	if b.used() <= limit {
-		return true
+	if b.used() > limit {
+		b.evict(limit - b.budget/64)
 	}
-	// Room is made a little beyond what is asked, so that not every landing has to.
-	low := max(0, limit-b.budget/64)
+	return b.used() <= limit
+}
+
+// evict removes what the policy names until at most limit bytes are used. What is being read is passed over: to remove
+// it would give nothing back before its last reader is done. b.mu is held.
+func (b *books) evict(limit int64) {
 	for range len(b.entries) {
 		e := b.policy.Victim()
-		if e == nil || b.used() <= low {
-			break
+		if e == nil || b.used() <= limit {
+			return
 		}
 		if e.readers > 0 {
 			b.policy.Touch(e)
@@ -87,22 +91,23 @@ func (b *books) shrink(limit int64) bool {
 		b.remove(e)
 		b.evicted++
 	}
-	return b.used() <= limit
 }
 
-// trim applies what is wanted and what there is room for.
-func (b *books) trim(wanted, room int64) {
+// trim applies what is wanted and what there is room for, and reports whether anything had to go for that.
+func (b *books) trim(wanted, room int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	before := b.evicted
 	b.wanted, b.budget = wanted, max(0, min(wanted, room))
 	b.shrink(b.budget)
+	return b.evicted > before
 }
 
 // shed gives a little up because the disk says it is full, whatever the books say: inodes or a quota may have run out.
 func (b *books) shed() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.shrink(b.used() - 1)
+	b.evict(b.used() - max(1, b.kept/64))
 }
 
 // find is what the books know of s; nil where it is not there. b.mu is held.

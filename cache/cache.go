@@ -269,6 +269,9 @@ func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 	if !ok {
 		return nil, ErrNotHeld
 	}
+	if !c.sized(ref, h) {
+		return nil, errors.Join(ErrNotHeld, h.Close())
+	}
 	if err := c.permit(ctx, ref, h.size, h); err != nil {
 		return nil, errors.Join(unproven(err), h.Close())
 	}

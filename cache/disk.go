@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ type disk struct {
 	dir    File  // the root; it hears of every write that fails
 	wanted int64 // the budget that was asked for, in bytes; 0: a share of the file system
 	clean  bool  // the last process ended in good order: what it left is proven
+
+	reclaimed time.Time // until then, room may come back that was made; the committer's
 
 	serial  atomic.Uint64 // makes names in tmp/
 	scanned atomic.Bool

@@ -20,6 +20,7 @@ type act struct {
 	n    int // counted from 1
 	verb string
 	name string
+	from string // of a rename
 }
 
 func (a act) String() string { return fmt.Sprintf("#%d %s %s", a.n, a.verb, filepath.Base(a.name)) }
@@ -43,11 +44,11 @@ type faulty struct {
 
 var errShort = errors.New("half of it")
 
-func (f *faulty) do(verb, name string) error {
+func (f *faulty) do(verb, name string, from ...string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n++
-	a := act{f.n, verb, name}
+	a := act{f.n, verb, name, strings.Join(from, "")}
 	f.acts = append(f.acts, a)
 	if f.fault != nil {
 		if err := f.fault(a); err != nil {
@@ -108,7 +109,7 @@ func (f *faulty) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 }
 
 func (f *faulty) Rename(from, to string) error {
-	if err := f.do("rename", to); err != nil {
+	if err := f.do("rename", to, from); err != nil {
 		return err
 	}
 	f.mu.Lock()

@@ -94,6 +94,7 @@ func (d *disk) commit(ctx context.Context) {
 			}
 		case <-look.C:
 			d.probe()
+			d.fit()
 		case <-ctx.Done():
 			return
 		}
@@ -109,7 +110,6 @@ func (d *disk) round() {
 	d.mu.Unlock()
 	d.commitAll(queue)
 	d.remove()
-	d.fit()
 }
 
 // small reports whether anything waits that gains by waiting for others.

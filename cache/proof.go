@@ -14,6 +14,17 @@ import (
 // smallProof is up to which size a file is hashed before a range of it is sent: at 1 GB/s, 64 ms.
 const smallProof = 64 << 20
 
+// sized reports whether a file has the length that was proven when it landed: what a process that ended in good order
+// left is believed, but only if all of it is there. One that has not is dropped.
+func (c *Cache) sized(ref Ref, h *held) bool {
+	l, ok := decodeLink(c.facts.get(linkKey(ref.Registry, "", KindBlob, ref.Digest)))
+	if !ok || l.size == h.size {
+		return true
+	}
+	c.disk.bad(h.entry, fmt.Errorf("%d bytes, %d had landed", h.size, l.size))
+	return false
+}
+
 func (h *held) isProven() bool {
 	if !h.proven {
 		_, h.proven = h.disk.books.look(h.entry)

@@ -19,6 +19,9 @@ const (
 	lookEvery = 10 * time.Second
 	// spare is the share of the file system that stays free, whatever the budget says: a full one hurts everybody.
 	spare = 20 // a twentieth: 5 %
+	// reclaim is how long a file system may take to give back the room of what was removed: some do it when they next
+	// commit. What is missing until then is not missing a second time.
+	reclaim = time.Minute
 	// formatNumber is that of the layout described at disk. It changes when an older process would go wrong.
 	formatNumber = 1
 )
@@ -27,14 +30,16 @@ const (
 func (d *disk) fit() {
 	used := d.books.inUse()
 	free, total, err := d.fs.Space(d.root)
-	if err != nil {
+	if err != nil || time.Now().Before(d.reclaimed) {
 		return
 	}
 	wanted := d.wanted
 	if wanted <= 0 {
 		wanted = total / 100 * defaultShare
 	}
-	d.books.trim(wanted, used+free-total/spare)
+	if d.books.trim(wanted, used+free-total/spare) {
+		d.reclaimed = time.Now().Add(reclaim)
+	}
 }
 
 // writable reports whether writing is worth a try.
@@ -57,7 +62,6 @@ func (d *disk) failed(err error) {
 	if noRoom(err) {
 		d.books.shed()
 	}
-	d.kick() // there may be less room than was thought
 }
 
 // probe tries a disk that took no writes again, so that no client has to.
