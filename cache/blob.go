@@ -1,43 +1,40 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"hash"
 	"io"
-	"os"
-	"syscall"
-	"time"
 )
 
 // Blob is one thing, open for reading by one reader, with a file descriptor of its own. Manifests and lists are always
 // whole in memory and proven when Open returns them.
 type Blob struct {
 	Found
-	c    *Cache
-	ref  Ref
-	data []byte // the whole, in memory; or
-	held *held  // the whole, on disk; or
-	ride        // arriving
-}
-
-// ride is a reader's place in what is arriving: on a flight, then perhaps on streams.
-type ride struct {
-	flight *flight
-	stream *stream
+	c      *Cache
+	ref    Ref
+	caller Caller
 	rider  *rider
-	file   File // the flight's, with a place of its own
+	own    hash.Hash // of all that a reader of the whole was shown, where no flight proves that for it; else nil
+
+	// Where the bytes come from, one at a time; none: it must be found anew.
+	data []byte // the whole, in memory
+	held *held  // the whole, on disk
+	ride        // what is arriving
 }
 
-const (
-	// stretch is the longest piece that is handed to the kernel at once.
-	stretch = 16 << 20
-	// slowest is how long a client may take for the next bytes, and slowestRate what it must have taken by then, in
-	// bytes: below 1 KiB/s it is not reading but holding resources.
-	slowest     = 60 * time.Second
-	slowestRate = 60 << 10
-	// copySize is used where the bytes pass through user space.
-	copySize = 256 << 10
-)
+// ride is a reader's place in what is arriving.
+type ride struct {
+	flight  *flight
+	stream  *stream
+	file    File // the flight's, with a place of its own
+	misread bool // it failed just now
+	allowed bool // the source said yes to this reader, so that it may change over to another's stream
+}
+
+func (b *Blob) who() asked { return asked{b.ref, b.caller} }
 
 // Bytes is the whole content where it is in memory, as manifests and lists always are; else nil. Not to be changed.
 func (b *Blob) Bytes() []byte { return b.data }
@@ -45,55 +42,182 @@ func (b *Blob) Bytes() []byte { return b.data }
 // Close releases the reader's hold. A download goes on without its readers.
 func (b *Blob) Close() error {
 	b.leave()
-	if b.held != nil {
-		return b.held.Close()
+	if b.held == nil {
+		return nil
 	}
-	return nil
+	err := b.held.Close()
+	b.held = nil
+	return err
 }
 
+// leave takes the reader off what is arriving.
 func (b *Blob) leave() {
 	if b.file != nil {
 		_ = b.file.Close()
-		b.file = nil
 	}
 	if b.flight != nil {
 		b.flight.leave(b.rider)
-		b.flight = nil
 	}
 	if b.stream != nil {
 		b.stream.leave(b.rider)
-		b.stream = nil
 	}
+	b.ride = ride{allowed: b.allowed}
 }
 
 // SendRange writes the n bytes from off on to w; n < 0: to the end. It is the one path for hits, for what is still
 // arriving, and for ranges of both. It goes in stretches of at most 16 MiB, each of which renews w's write deadline
 // where w has a SetWriteDeadline; a stretch of a file goes out by sendfile where w has a ReadFrom that knows how.
 // Any error after the first byte means that the answer must be torn down, never ended. Bytes that turn out not to be
-// what the digest names are never sent to the end: then the error is ErrCorrupt.
+// what the digest names are never sent to the end: then the error is ErrCorrupt. A range that is not within the
+// content is io.ErrUnexpectedEOF.
 func (b *Blob) SendRange(ctx context.Context, w io.Writer, off, n int64) error {
-	if n < 0 && b.Size >= 0 {
-		n = b.Size - off
+	if err := b.learnSize(); err != nil {
+		return err
 	}
+	if off < 0 || b.Size >= 0 && (off > b.Size || n > b.Size-off) {
+		return fmt.Errorf("%s: %d bytes from %d on, of %d: %w", b.ref, n, off, b.Size, io.ErrUnexpectedEOF)
+	}
+	b.place(off, n)
 	out := &outlet{w: w, ctx: ctx}
 	defer func() {
 		out.done()
 		b.c.stats.sent.Add(uint64(out.sent))
 	}()
-	if b.data != nil {
-		return out.bytes(b.data[off : off+n])
+	return b.send(ctx, out)
+}
+
+// place sets where the reader is and how far it wants to go.
+func (b *Blob) place(off, n int64) {
+	// Who reads the whole has no end of its own: the content's end is where it is proven.
+	whole := off == 0 && (n < 0 || n == b.Size)
+	if whole {
+		n = -1
 	}
-	if b.held != nil {
-		err := b.sendHeld(out, off, n)
-		var rot *rotten
-		if !errors.As(err, &rot) {
+	r := newRider(off, n, b.Size, whole)
+	switch {
+	case b.flight != nil:
+		b.flight.replace(b.rider, r)
+	case b.stream != nil && b.rider.off == off && b.rider.whole == whole && r.end <= b.stream.end:
+		b.stream.replace(b.rider, r)
+	case b.stream != nil: // its window may be elsewhere
+		b.leave()
+	}
+	b.rider, b.own = r, nil
+	if whole && b.stream != nil {
+		b.own = b.ref.Digest.Hash()
+	}
+}
+
+// send sends everything that the reader is to have, from wherever it comes.
+func (b *Blob) send(ctx context.Context, out *outlet) error {
+	for r := b.rider; r.whole || r.off < r.end; {
+		err := b.more(ctx, out)
+		switch {
+		case err == io.EOF && b.own != nil && !b.ref.Digest.Matches(b.own):
+			return corrupt(b.ref, "%d bytes came that are something else", r.off)
+		case err == io.EOF && (r.whole || r.end == forever || r.off == r.end):
+			return nil
+		case err == io.EOF:
+			return fmt.Errorf("%s: the content ended at byte %d: %w", b.ref, r.off, io.ErrUnexpectedEOF)
+		case err != nil:
 			return err
 		}
-		// What was sent so far was proven; the rest comes from the source.
-		b.c.disk.bad(b.held.entry, err)
-		off, n = off+out.sent, n-out.sent
 	}
-	return b.follow(ctx, out, off, n)
+	return nil
+}
+
+// more sends the next stretch; io.EOF at the end.
+func (b *Blob) more(ctx context.Context, out *outlet) error {
+	switch {
+	case b.data != nil:
+		return b.fromMemory(out)
+	case b.held != nil:
+		return b.fromDisk(out)
+	case b.stream != nil:
+		return b.fromStream(ctx, out)
+	case b.flight != nil:
+		return b.fromFlight(ctx, out)
+	default:
+		return b.embark(ctx)
+	}
+}
+
+// embark looks for a download anew.
+func (b *Blob) embark(ctx context.Context) error {
+	if b.rider.off == 0 {
+		b.own = nil // whatever comes now proves all of it
+	}
+	return b.c.embark(ctx, b, b.rider, false)
+}
+
+func (b *Blob) fromMemory(out *outlet) error {
+	r := b.rider
+	before := out.sent
+	err := b.pass(out, b.data[r.off:min(r.end, int64(len(b.data)))], true)
+	if r.off += out.sent - before; err == nil {
+		err = io.EOF
+	}
+	return err
+}
+
+// fromDisk sends the rest. Where the disk fails, the source goes on: what was sent so far had been proven, or was part
+// of a range.
+func (b *Blob) fromDisk(out *outlet) error {
+	r := b.rider
+	before := out.sent
+	var err error
+	if n := min(r.end, b.held.size) - r.off; b.own != nil {
+		err = b.passFile(out, b.held, r.off, n, true)
+	} else {
+		err = b.sendHeld(out, r.off, n)
+	}
+	r.off += out.sent - before
+	var rot *rotten
+	switch {
+	case err == nil:
+		return io.EOF
+	case errors.As(err, &rot):
+		return b.rotted(err)
+	default:
+		return err
+	}
+}
+
+// pass sends p. A reader that proves by itself hashes it, and does not send the last of it unless all was right.
+func (b *Blob) pass(out *outlet, p []byte, last bool) error {
+	if b.own != nil {
+		b.own.Write(p)
+	}
+	if last && b.own != nil && !b.ref.Digest.Matches(b.own) {
+		b.c.stats.corrupt.Add(1)
+		return corrupt(b.ref, "what came before was something else")
+	}
+	return out.bytes(p)
+}
+
+// passFile is pass for n bytes of f from off on.
+func (b *Blob) passFile(out *outlet, f io.ReaderAt, off, n int64, last bool) error {
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	for n > 0 {
+		m, err := f.ReadAt(buf[:min(n, pieceSize)], off)
+		if m == 0 {
+			return &rotten{err}
+		}
+		off, n = off+int64(m), n-int64(m)
+		if err := b.pass(out, buf[:m], last && n == 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rotted lets go of a file that cannot be read.
+func (b *Blob) rotted(err error) error {
+	b.c.disk.bad(b.held.entry, err)
+	_ = b.held.Close()
+	b.held = nil
+	return nil
 }
 
 // rotten is a file that cannot be read to its end.
@@ -102,274 +226,155 @@ type rotten struct{ err error }
 func (r *rotten) Error() string { return "read from disk: " + r.err.Error() }
 func (r *rotten) Unwrap() error { return r.err }
 
-// follow sends what is arriving.
-func (b *Blob) follow(ctx context.Context, out *outlet, off, n int64) error {
-	if b.rider == nil {
-		b.rider = &rider{}
-	}
-	whole := off == 0 && (n < 0 || n == b.Size)
-	if whole && n == 0 { // there is no last byte to hold back
-		return b.Prove(ctx)
-	}
-	b.place(b.rider, off, n, whole)
-	for {
-		if n >= 0 && b.rider.off >= off+n { // it may be another rider by now
-			return nil
-		}
-		err := b.more(ctx, out)
-		if err == io.EOF && n < 0 {
-			return nil
-		}
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// place sets where the reader is and how far it wants to go.
-func (b *Blob) place(r *rider, off, n int64, whole bool) {
-	if b.stream != nil && r.off != off { // its window may be elsewhere: more finds the one for this place
-		b.stream.leave(r)
-		b.stream = nil
-	}
-	if b.flight != nil {
-		b.flight.mu.Lock()
-		defer b.flight.mu.Unlock()
-	}
-	if b.stream != nil {
-		b.stream.mu.Lock()
-		defer b.stream.mu.Unlock()
-	}
-	r.off, r.end, r.whole = off, forever, whole
-	if n >= 0 {
-		r.end = off + n
-	}
-}
-
-// more sends the next stretch, from wherever it comes.
-func (b *Blob) more(ctx context.Context, out *outlet) error {
-	switch {
-	case b.stream != nil:
-		return b.fromStream(ctx, out)
-	case b.flight != nil:
-		return b.fromFlight(ctx, out)
-	default:
-		return b.reembark(ctx)
-	}
-}
-
 func (b *Blob) fromFlight(ctx context.Context, out *outlet) error {
 	f, r := b.flight, b.rider
 	n, err := f.ready(ctx, r)
-	switch {
-	case errors.Is(err, errNoRoom):
-		b.divert()
-		return nil
-	case err != nil && personal(err) && f.ref != b.ref:
-		b.leave() // that was the answer to somebody else's question; more asks our own
-		return nil
-	case err != nil:
-		return err
+	if errors.Is(err, errNoRoom) {
+		return b.divert(ctx)
+	}
+	if err != nil {
+		return b.elsewhere(err, f.who)
 	}
 	if b.file == nil {
 		if b.file, err = f.open(); err != nil {
-			b.divert()
-			return nil
+			return b.divert(ctx)
 		}
 	}
 	before := out.sent
-	err = out.file(b.file, r.off, n)
-	f.moved(r, out.sent-before)
-	var rot *rotten
-	if errors.As(err, &rot) {
-		b.divert()
-		return nil
+	if b.own == nil {
+		err = out.file(b.file, r.off, n)
+	} else {
+		err = b.passFile(out, b.file, r.off, n, r.off+n == f.sizeNow())
 	}
-	return err
+	f.advanced(r, out.sent-before)
+	var rot *rotten
+	if !errors.As(err, &rot) {
+		b.misread = false
+		return err
+	}
+	_ = b.file.Close()
+	if b.file = nil; b.misread {
+		return b.divert(ctx)
+	}
+	b.misread = true // a disk that failed once may well do it the next time
+	return nil
 }
 
-// reembark asks anew, for the rest.
-func (b *Blob) reembark(ctx context.Context) error {
-	old := *b.rider
-	f, _, err := b.c.join(ctx, b.ref, true)
-	if err != nil {
+// elsewhere judges why what was arriving, asked for in another's name, ended: if that is nothing to this reader, it
+// looks for a download of its own.
+func (b *Blob) elsewhere(err error, asked asked) error {
+	if !errors.Is(theirs(err, asked, b.who()), errAgain) {
 		return err
 	}
-	want := Want{Off: old.off, N: -1}
-	if old.end != forever {
-		want.N = old.end - old.off
-	}
-	r, err := f.board(ctx, b.ref, want)
-	if err != nil {
+	if err := b.carryOn(); err != nil {
 		return err
 	}
-	f.mu.Lock()
-	r.whole = old.whole
-	f.mu.Unlock()
-	b.flight, b.rider = f, r
-	if size := f.sizeNow(); size >= 0 && b.Size >= 0 && size != b.Size { // the file that we had was of another length
-		return corrupt(b.ref, "%d bytes, %d were announced", size, b.Size)
+	b.leave()
+	return nil
+}
+
+// carryOn has a reader of the whole that leaves a flight in the middle prove by itself what it was shown there.
+func (b *Blob) carryOn() error {
+	r := b.rider
+	if b.flight == nil || !r.whole || r.off == 0 || b.own != nil {
+		return nil
+	}
+	if b.own = b.flight.hashAt(r.off, b.file); b.own == nil {
+		return b.cutOff()
 	}
 	return nil
 }
 
+// cutOff is the end of a reader whose beginning nobody can prove.
+func (b *Blob) cutOff() error {
+	return fmt.Errorf("%s: broke off at byte %d, and the rest could not be proven: %w", b.ref, b.rider.off, ErrUnavailable)
+}
+
 // divert goes on by a stream, from the reader's place.
-func (b *Blob) divert() {
-	f := b.flight
-	tail, baton, size := f.yield()
-	s := b.c.hail(f.ctx, f.key, b.ref, b.rider, size, tail, baton)
-	b.leave()
-	b.stream = s
+func (b *Blob) divert(ctx context.Context) error {
+	f, after := b.flight, b.flight
+	if !f.isFull() {
+		after = nil
+	}
+	if err := b.carryOn(); err != nil {
+		return err
+	}
+	s, err := b.c.hail(ctx, b, f.sizeNow(), after)
+	if err == nil {
+		b.leave()
+		b.stream = s
+	}
+	return err
 }
 
 func (b *Blob) fromStream(ctx context.Context, out *outlet) error {
 	s, r := b.stream, b.rider
 	buf := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(buf)
-	n, err := s.read(ctx, r, buf[:])
-	if errors.Is(err, errOut) {
-		b.stream = b.c.hail(s.ctx, s.key, b.ref, r, s.sizeNow(), s.exit(r), nil)
-		s.leave(r)
-		return nil
-	}
-	if err != nil {
+	n, last, err := s.read(ctx, r, buf[:])
+	switch {
+	case errors.Is(err, errOut):
+		b.leave()
+		b.stream, err = b.c.hail(ctx, b, s.sizeNow(), nil)
 		return err
+	case err == io.EOF && b.own != nil:
+		return cmp.Or(s.judge(r, b.own), err)
+	case err != nil:
+		return b.elsewhere(err, s.who)
 	}
-	return out.bytes(buf[:n])
+	if b.own != nil {
+		b.own.Write(buf[:n])
+		if last {
+			err = s.judge(r, b.own)
+		}
+	}
+	if err == nil {
+		err = out.bytes(buf[:n])
+	}
+	return err
 }
 
 // Prove waits until the content is whole and its digest proven, for clients to whom a torn answer looks like an end.
 // Desc.Size is known after it.
-func (b *Blob) Prove(ctx context.Context) (err error) {
-	if b.data != nil {
-		return nil
+func (b *Blob) Prove(ctx context.Context) error {
+	if b.data == nil {
+		b.place(0, -1)
 	}
-	if b.held != nil {
-		err := b.held.prove(ctx)
-		var rot *rotten
-		if !errors.As(err, &rot) {
+	for {
+		switch proven, err := b.proveOnce(ctx); {
+		case err != nil:
 			return err
+		case proven:
+			return b.learnSize()
 		}
-		b.c.disk.bad(b.held.entry, err)
-		err = b.held.Close()
-		b.held, b.rider = nil, &rider{end: forever}
-		if err = errors.Join(err, b.reembark(ctx)); err != nil {
-			return err
-		}
-	}
-	b.place(b.rider, 0, -1, true)
-	if b.flight != nil {
-		err = b.flight.prove(ctx, b.rider)
-		b.Size = b.flight.sizeNow()
-		if !errors.Is(err, errNoRoom) {
-			return err
-		}
-		b.divert()
-	}
-	err = b.stream.prove(ctx)
-	b.Size = b.stream.sizeNow()
-	return err
-}
-
-// outlet is where a blob's bytes go.
-type outlet struct {
-	w     io.Writer
-	ctx   context.Context
-	sent  int64
-	timed bool // a deadline is set
-}
-
-// renew gives the client another while for the next bytes.
-func (o *outlet) renew() error {
-	if d, ok := o.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
-		if err := d.SetWriteDeadline(time.Now().Add(slowest)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return err
-		}
-		o.timed = true
-	}
-	return o.ctx.Err()
-}
-
-// done takes the deadline back: the connection may wait for its next request as long as it likes.
-func (o *outlet) done() {
-	if d, ok := o.w.(interface{ SetWriteDeadline(time.Time) error }); ok && o.timed {
-		_ = d.SetWriteDeadline(time.Time{})
 	}
 }
 
-// bytes sends p. What fits the kernel's own buffers needs no deadline.
-func (o *outlet) bytes(p []byte) error {
-	const small = 64 << 10
-	for len(p) > 0 {
-		if len(p) > small || o.timed {
-			if err := o.renew(); err != nil {
-				return err
-			}
+func (b *Blob) proveOnce(ctx context.Context) (proven bool, err error) {
+	switch {
+	case b.data != nil:
+		return true, nil
+	case b.held != nil:
+		err = b.held.prove(ctx)
+		if rot := (*rotten)(nil); errors.As(err, &rot) {
+			return false, b.rotted(err)
 		}
-		n, err := o.w.Write(p[:min(len(p), copySize)])
-		o.sent += int64(n)
-		if err != nil {
-			return err
+		return true, err
+	case b.stream != nil:
+		if err = b.stream.prove(ctx, b.rider); err != nil {
+			return false, b.elsewhere(err, b.stream.who)
 		}
-		p = p[n:]
-	}
-	return nil
-}
-
-// file sends n bytes of f from off on.
-func (o *outlet) file(f File, off, n int64) error {
-	if _, err := f.Seek(off, io.SeekStart); err != nil {
-		return &rotten{err}
-	}
-	for n > 0 {
-		if err := o.renew(); err != nil {
-			return err
+		return true, nil
+	case b.flight != nil:
+		switch err = b.flight.prove(ctx, b.rider); {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, errNoRoom):
+			return false, b.divert(ctx)
+		default:
+			return false, b.elsewhere(err, b.flight.who)
 		}
-		m, err := o.stretch(f, min(n, stretch))
-		o.sent += m
-		off, n = off+m, n-m
-		if errors.Is(err, os.ErrDeadlineExceeded) && m >= slowestRate && !passesThrough(f) {
-			continue // slow, but reading
-		}
-		if err == nil && m == 0 {
-			err = &rotten{io.ErrUnexpectedEOF}
-		}
-		if err != nil {
-			return o.blame(f, off, err)
-		}
+	default:
+		return false, b.embark(ctx)
 	}
-	return nil
-}
-
-// stretch sends up to n bytes from f's place on.
-func (o *outlet) stretch(f File, n int64) (int64, error) {
-	if to, ok := o.w.(io.ReaderFrom); ok {
-		return to.ReadFrom(&io.LimitedReader{R: f, N: n})
-	}
-	return io.CopyN(o.w, f, n)
-}
-
-// passesThrough reports whether f's bytes pass through user space: then a deadline may have torn a piece.
-func passesThrough(f File) bool {
-	_, ok := f.(*os.File)
-	return !ok
-}
-
-// blame says whether an error of a stretch is the file's.
-func (o *outlet) blame(f File, off int64, err error) error {
-	var rot *rotten
-	if errors.As(err, &rot) || o.ctx.Err() != nil {
-		return err
-	}
-	if errors.Is(err, syscall.EIO) { // no socket says that, and a disk may say it once only
-		return &rotten{err}
-	}
-	var b [1]byte
-	if _, e := f.ReadAt(b[:], off); e != nil {
-		return &rotten{e}
-	}
-	return err
 }

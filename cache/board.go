@@ -3,91 +3,108 @@ package cache
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // errLanded says that what was to be fetched has just landed.
 var errLanded = errors.New("landed meanwhile")
 
-// embark puts a reader on a flight, or where nothing can be kept on a stream, and waits for the source's first answer.
-func (c *Cache) embark(ctx context.Context, b *Blob, want Want) error {
-	anew := c.disk.holds(b.ref.Digest) // held, but its registry must show that it has it
-	for {
-		err := c.embarkOnce(ctx, b, want, anew)
+// embark puts b's reader on a flight, or where nothing can be kept on a stream, and waits for the source's first
+// answer. anew: although the content is held, for its registry has not shown that it has it.
+func (c *Cache) embark(ctx context.Context, b *Blob, r *rider, anew bool) error {
+	for shut := false; ; { // shut: what has landed cannot be opened, so it must come from the source all the same
+		err := c.embarkOnce(ctx, b, r, anew, shut)
 		switch {
 		case errors.Is(err, errLanded):
 			held, err := c.openHeld(ctx, b.ref)
-			if errors.Is(err, ErrNotHeld) {
-				anew = true
-				continue
-			}
 			if err == nil {
-				*b = *held
+				return b.absorb(held, r)
 			}
-			return err
-		case !errors.Is(err, errOthers):
+			shut = anew
+			if anew = errors.Is(err, ErrNotHeld) || errors.Is(err, errUnproven); !anew {
+				return err
+			}
+		case !errors.Is(err, errAgain):
 			return err
 		}
 	}
 }
 
-// errOthers says that a flight ended with an answer that was meant for somebody else.
-var errOthers = errors.New("another's answer")
-
-func (c *Cache) embarkOnce(ctx context.Context, b *Blob, want Want, anew bool) error {
-	f, began, err := c.join(ctx, b.ref, anew)
+func (c *Cache) embarkOnce(ctx context.Context, b *Blob, r *rider, anew, shut bool) error {
+	f, began, err := c.join(ctx, b.who(), anew, shut)
 	if err != nil {
 		return err
 	}
-	if b.From = FromFlight; began {
-		b.From = FromUpstream
-	}
-	if f.inherited() || !f.same(ctx, b.ref) {
-		if err := c.mayFollow(ctx, b.ref); err != nil {
-			return err
-		}
-	}
-	r, err := f.board(ctx, b.ref, want)
-	if err != nil && personal(err) && f.ref != b.ref {
-		return errOthers
-	}
-	if err != nil {
+	if err := f.admit(ctx, b.who()); err != nil {
 		return err
 	}
-	b.flight, b.rider, b.Size = f, r, f.sizeNow()
-	if f.full() {
-		b.divert()
-		if err = b.stream.board(ctx, r); err != nil {
-			b.leave()
-		} else {
-			b.Size = b.stream.sizeNow()
+	if err := f.board(ctx, r); err != nil {
+		return theirs(err, f.who, b.who())
+	}
+	if b.rider == nil {
+		if b.From = FromFlight; began {
+			b.From = FromUpstream
 		}
+	}
+	b.flight, b.rider, b.allowed = f, r, f.admitted(b.who())
+	if f.isFull() {
+		err = b.transfer(ctx)
+	}
+	if err == nil {
+		err = b.learnSize()
+	}
+	if err != nil {
+		b.leave()
 	}
 	return err
 }
 
-// join finds the flight for ref, or begins one. anew: although the content is held.
-func (c *Cache) join(ctx context.Context, ref Ref, anew bool) (f *flight, began bool, err error) {
-	key := flightKey{ref.Registry, ref.Digest}
+// transfer takes a reader that came to a flight without room to a stream, if there is nothing for it where it is.
+func (b *Blob) transfer(ctx context.Context) error {
+	_, err := b.flight.ready(ctx, b.rider)
+	if !errors.Is(err, errNoRoom) {
+		return err
+	}
+	if err := b.divert(ctx); err != nil {
+		return err
+	}
+	return theirs(b.stream.board(ctx), b.stream.who, b.who())
+}
+
+// theirs turns an answer that was meant for another into errAgain: what the source says to one repository or caller
+// is nothing to the next.
+func theirs(err error, asked, who asked) error {
+	if errors.Is(err, errIdle) || personal(err) && asked != who {
+		return errAgain
+	}
+	return err
+}
+
+// absorb makes b, which wanted to fly, one that reads what has landed meanwhile.
+func (b *Blob) absorb(held *Blob, r *rider) error {
+	if b.rider == nil {
+		b.Found = held.Found
+	} else if b.Size >= 0 && b.Size != held.Size {
+		return errors.Join(resized(b.ref, held.Size, b.Size), held.Close())
+	}
+	b.rider, b.data, b.held = r, held.data, held.held
+	return nil
+}
+
+// join finds the flight for who's ref, or begins one. anew: although the content is held.
+func (c *Cache) join(ctx context.Context, who asked, anew, shut bool) (f *flight, began bool, err error) {
+	key := flightKey{who.ref.Registry, who.ref.Digest}
 	for {
-		c.mu.Lock()
-		if c.closed {
-			c.mu.Unlock()
-			return nil, false, ErrClosed
+		f, began, err := c.find(ctx, key, who, anew, shut)
+		if err != nil {
+			return nil, false, err
 		}
-		if !anew && c.disk.books.has(slot{digest: ref.Digest}) {
-			c.mu.Unlock()
-			return nil, false, errLanded
-		}
-		f = c.flights[key]
-		if f == nil {
-			f = c.takeOff(ctx, key, ref)
-			c.mu.Unlock()
+		if began {
 			f.prepare()
 			return f, true, nil
 		}
-		c.mu.Unlock()
 		wait := f.prepared
-		if f.ended() {
+		if f.hasEnded() {
 			wait = f.over // its file is not free yet
 		}
 		select {
@@ -101,11 +118,32 @@ func (c *Cache) join(ctx context.Context, ref Ref, anew bool) (f *flight, began 
 	}
 }
 
+// find looks for a flight, and for what has landed, and enters a new flight where there is neither.
+func (c *Cache) find(ctx context.Context, key flightKey, who asked, anew, shut bool) (f *flight, began bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, false, ErrClosed
+	}
+	if f = c.flights[key]; f != nil {
+		return f, false, nil
+	}
+	// A flight of this registry may have landed since it was found that none had: then its proof is at hand.
+	if anew && !shut {
+		proof, _ := c.facts.cached(proofKey(key.registry, key.digest))
+		anew = proof == nil
+	}
+	if !anew && c.disk.books.has(slot{digest: key.digest}) {
+		return nil, false, errLanded
+	}
+	return c.takeOff(ctx, key, who), true, nil
+}
+
 // takeOff enters a new flight. c.mu is held.
-func (c *Cache) takeOff(ctx context.Context, key flightKey, ref Ref) *flight {
+func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 	f := &flight{
-		c: c, key: key, ref: ref, size: -1, prepared: make(chan struct{}), over: make(chan struct{}),
-		riders: map[*rider]struct{}{}, granted: map[Ref]struct{}{},
+		c: c, key: key, who: who, size: -1, prepared: make(chan struct{}), over: make(chan struct{}),
+		riders: map[*rider]struct{}{}, granted: map[asked]struct{}{},
 	}
 	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
 	c.flights[key] = f
@@ -120,17 +158,21 @@ func (f *flight) prepare() {
 	if d.writable() {
 		part, held, size, err := d.startPartial(slot{f.key.digest, partialMark(f.key.registry)})
 		if err == nil {
-			f.part, f.held, f.size = part, held, size
+			f.part, f.held, f.size, f.noted = part, held, size, size >= 0
+			f.held.unsure(size)
+			f.claimed = slices.Clone(f.held)
 			go f.fly()
 			return
 		}
-		d.failed(err)
+		if !exhausted(err) {
+			d.failed(err)
+		}
 	}
 	f.mu.Lock()
-	f.err = errNoRoom
+	f.err, f.tail = errNoRoom, &checkpoint{state: snapshot(f.key.digest.Hash())}
 	f.mu.Unlock()
-	f.c.forget(f)
 	f.stop()
+	f.c.forget(f)
 	f.c.flying.Done()
 }
 
@@ -144,63 +186,65 @@ func (c *Cache) forget(f *flight) {
 	close(f.over)
 }
 
-// leaveStream takes an ended stream off the table.
-func (c *Cache) leaveStream(s *stream) {
+// hasEnded reports whether the flight has failed, so that who comes now must not share its fate.
+func (f *flight) hasEnded() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dead()
+}
+
+// admit decides whether who may follow, before what comes is proven. About the one in whose name it is asked, the
+// source decides by its answer.
+func (f *flight) admit(ctx context.Context, who asked) error {
+	if f.who == who && (f.part == nil || !f.part.reopened) || f.admitted(who) {
+		return nil
+	}
+	if err := f.c.mayFollow(ctx, who); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.granted[who] = struct{}{}
+	return nil
+}
+
+// admitted reports whether the source has said yes to who.
+func (f *flight) admitted(who asked) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.granted[who]
+	return ok
+}
+
+func (f *flight) isFull() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.full()
+}
+
+// statFlight answers from what is arriving, for one to whom the source has said yes.
+func (c *Cache) statFlight(who asked) (Found, bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	list := c.streams[s.key]
-	for i := range list {
-		if list[i] == s {
-			list = append(list[:i:i], list[i+1:]...)
-			break
-		}
+	f := c.flights[flightKey{who.ref.Registry, who.ref.Digest}]
+	c.mu.Unlock()
+	if f == nil || !f.admitted(who) {
+		return Found{}, false
 	}
-	if c.streams[s.key] = list; len(list) == 0 {
-		delete(c.streams, s.key)
+	size := f.sizeNow()
+	return Found{Desc: Desc{Digest: who.ref.Digest, Size: size}, From: FromFlight}, size >= 0
+}
+
+// learnSize fills in a size that was not known when b was opened. What was told to the client cannot be changed.
+func (b *Blob) learnSize() error {
+	size := int64(-1)
+	if b.flight != nil {
+		size = b.flight.sizeNow()
+	} else if b.stream != nil {
+		size = b.stream.sizeNow()
 	}
-}
-
-// inherited reports whether the flight goes on from what an earlier one left.
-func (f *flight) inherited() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.part != nil && f.part.reopened
-}
-
-// same reports whether ref, asked for by ctx's caller, is what the flight was begun for: then it has the source's
-// answer for it.
-func (f *flight) same(ctx context.Context, ref Ref) bool {
-	return f.ref == ref && CallerOf(f.ctx) == CallerOf(ctx)
-}
-
-// ended reports whether the flight has failed, so that who comes now must not share its fate.
-func (f *flight) ended() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err != nil && !errors.Is(f.err, errNoRoom)
-}
-
-// full reports whether the flight ended for want of room.
-func (f *flight) full() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return errors.Is(f.err, errNoRoom)
-}
-
-// board waits for a stream's first answer.
-func (s *stream) board(ctx context.Context, r *rider) error {
-	for {
-		s.mu.Lock()
-		answered, err := s.answered, s.err
-		wait := s.changed.wait()
-		s.mu.Unlock()
-		if answered || err != nil {
-			return err
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if b.Size >= 0 && size >= 0 && b.Size != size {
+		return resized(b.ref, size, b.Size)
 	}
+	b.Size = max(b.Size, size)
+	return nil
 }

@@ -74,8 +74,9 @@ type Cache struct {
 
 	names     group[asked, resolved]
 	documents group[asked, *document]
-	checks    group[asked, struct{}]
-	sulks     sync.Map // registry → when it last failed to answer for a name
+	checks    group[asked, Found]
+	proofs    group[asked, struct{}]
+	sulks     sync.Map // asked → time.Time: not asked again before, for it was not answered
 
 	stop   context.CancelFunc // of the background work
 	work   sync.WaitGroup
@@ -162,6 +163,7 @@ func (c *Cache) Close() error {
 	c.names.close()
 	c.documents.close()
 	c.checks.close()
+	c.proofs.close()
 	c.flying.Wait()
 	c.stop()
 	c.work.Wait()
@@ -175,38 +177,36 @@ func (c *Cache) Close() error {
 // be -1 where nobody can tell. Errors are the kinds of Source.
 func (c *Cache) Stat(ctx context.Context, ref Ref) (Found, error) {
 	if ref.Mutable() {
-		n, doc, err := c.resolve(ctx, ref, false, false)
-		if doc != nil {
-			n.Desc = doc.Desc
-		}
-		return n, err
+		return c.statName(ctx, ref)
 	}
-	if found, err := c.statHeld(ctx, ref); !errors.Is(err, ErrNotHeld) {
+	if found, err := c.statHeld(ctx, ref); !unheld(err) {
 		return found, err
 	}
+	who := asked{ref, CallerOf(ctx)}
 	if ref.Kind == KindBlob {
-		if size, ok := c.expected(ref); ok {
+		if found, ok := c.statFlight(who); ok {
+			return found, nil
+		}
+		if size, ok := c.expected(who); ok {
 			return Found{Desc: Desc{Digest: ref.Digest, Size: size}, From: FromMemory}, nil
 		}
 	}
-	a, err := c.src.Resolve(ctx, ref, Whole)
-	if err != nil {
-		return Found{}, err
-	}
-	if a.Body != nil && ref.Kind == KindManifest {
-		doc, err := c.receive(ref, a)
-		if err != nil {
-			return Found{}, err
-		}
-		return Found{Desc: doc.Desc, From: FromUpstream}, nil
-	}
-	if a.Body != nil {
-		_ = a.Body.Close()
-	}
-	return Found{Desc: Desc{MediaType: a.MediaType, Digest: ref.Digest, Size: a.Size}, From: FromUpstream}, nil
+	return c.inquire(ctx, who)
 }
 
-// statHeld answers from what has landed, or ErrNotHeld.
+// statName says what a name is; of a manifest that is held, as it will be served.
+func (c *Cache) statName(ctx context.Context, ref Ref) (Found, error) {
+	found, doc, err := c.resolve(ctx, ref, false, false)
+	if err == nil && doc == nil && c.linked(asked{ref, CallerOf(ctx)}.at(found.Digest)) {
+		doc, _ = c.heldDocument(ref, found.Digest)
+	}
+	if doc != nil {
+		found.Desc = doc.Desc
+	}
+	return found, err
+}
+
+// statHeld answers from what has landed.
 func (c *Cache) statHeld(ctx context.Context, ref Ref) (Found, error) {
 	b, err := c.openHeld(ctx, ref)
 	if err != nil {
@@ -214,6 +214,9 @@ func (c *Cache) statHeld(ctx context.Context, ref Ref) (Found, error) {
 	}
 	return b.Found, b.Close()
 }
+
+// unheld reports whether err says that there is nothing, or nothing that ref's registry has shown to have.
+func unheld(err error) bool { return errors.Is(err, ErrNotHeld) || errors.Is(err, errUnproven) }
 
 // Open brings content: held, arriving or from the source. want says which part will be read first (its Known is not
 // looked at); a reader that wants only ranges says so by its first one, and then only ranges are fetched. It returns
@@ -228,42 +231,45 @@ func (c *Cache) Open(ctx context.Context, ref Ref, want Want) (*Blob, error) {
 
 func (c *Cache) openAny(ctx context.Context, ref Ref, want Want) (*Blob, error) {
 	if ref.Kind != KindBlob {
-		return c.openDocument(ctx, ref, want)
+		return c.openDocument(ctx, ref, want.HeldOnly)
 	}
-	if want.HeldOnly && !c.linked(ref) {
+	who := asked{ref, CallerOf(ctx)}
+	if want.HeldOnly && !c.linked(who) {
 		return nil, ErrNotHeld
 	}
 	b, err := c.openHeld(ctx, ref)
-	if !errors.Is(err, ErrNotHeld) || want.HeldOnly {
+	if !unheld(err) || want.HeldOnly {
 		return b, err
 	}
-	b = &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: -1}}, c: c, ref: ref}
-	if err := c.embark(ctx, b, want); err != nil {
+	b = &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: -1}}, c: c, ref: ref, caller: who.caller}
+	r := newRider(want.Off, want.N, -1, want.Off == 0 && want.N < 0)
+	if err := c.embark(ctx, b, r, errors.Is(err, errUnproven)); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// openHeld opens what has landed and may be served for ref; ErrNotHeld where there is nothing, or nothing that ref's
-// registry has shown to have.
+// openHeld opens what has landed and may be served for ref; ErrNotHeld where there is nothing, errUnproven where there
+// is, but ref's registry has not shown that it has it.
 func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 	if ref.Kind == KindManifest {
 		doc, from := c.heldDocument(ref, ref.Digest)
 		if doc == nil {
 			return nil, ErrNotHeld
 		}
-		if err := c.permit(ctx, ref, doc.Size, nil); err != nil {
-			return nil, unproven(err)
+		if err := c.permit(ctx, ref, doc.Size); err != nil {
+			return nil, err
 		}
 		return c.served(doc, Found{From: from}), nil
 	}
+	b := &Blob{Found: Found{Desc: Desc{Digest: ref.Digest}, From: FromMemory}, c: c, ref: ref, caller: CallerOf(ctx)}
 	if doc, ok := c.memory.get(ref.Digest); ok {
-		if err := c.permit(ctx, ref, doc.Size, nil); err != nil {
-			return nil, unproven(err)
+		if err := c.permit(ctx, ref, doc.Size); err != nil {
+			return nil, err
 		}
 		c.disk.books.touch(slot{digest: ref.Digest})
-		return &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: doc.Size}, From: FromMemory}, c: c, ref: ref,
-			data: doc.data}, nil
+		b.data, b.Size = doc.data, doc.Size
+		return b, nil
 	}
 	h, ok := c.disk.open(ref.Digest)
 	if !ok {
@@ -272,36 +278,32 @@ func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 	if !c.sized(ref, h) {
 		return nil, errors.Join(ErrNotHeld, h.Close())
 	}
-	if err := c.permit(ctx, ref, h.size, h); err != nil {
-		return nil, errors.Join(unproven(err), h.Close())
+	if err := c.permit(ctx, ref, h.size); err != nil {
+		_ = h.Close()
+		return nil, err
 	}
-	b := &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: h.size}, From: FromDisk}, c: c, ref: ref, held: h}
-	if h.size > smallBlob {
-		return b, nil
+	b.held, b.Size, b.From = h, h.size, FromDisk
+	if h.size <= smallBlob {
+		if err := c.lift(b); err != nil {
+			return nil, err
+		}
 	}
-	return b, c.lift(b)
-}
-
-// unproven makes of a missing proof that nothing is held.
-func unproven(err error) error {
-	if errors.Is(err, errUnproven) {
-		return ErrNotHeld
-	}
-	return err
+	return b, nil
 }
 
 // lift copies a small blob from disk into memory, and serves it from there.
 func (c *Cache) lift(b *Blob) error {
 	h := b.held
+	defer func() { _ = h.Close() }()
 	data := make([]byte, h.size)
-	if _, err := h.ReadAt(data, 0); (err != nil && h.size > 0) || !b.ref.Digest.Names(data) {
+	if n, err := h.ReadAt(data, 0); n < len(data) || !b.ref.Digest.Names(data) {
 		c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
-		return errors.Join(ErrNotHeld, h.Close())
+		return ErrNotHeld
 	}
 	c.disk.books.proved(h.entry)
 	c.memory.put(&document{Desc: b.Desc, data: data})
 	b.data, b.held = data, nil
-	return h.Close()
+	return nil
 }
 
 // Stats reads the counters.

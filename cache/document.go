@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,7 @@ type document struct {
 	Desc
 	data     []byte
 	children []child
+	untyped  bool         // it does not say its media type, which is told from what it has
 	touched  atomic.Int64 // when its children were last said to be in use, in Unix seconds
 }
 
@@ -48,47 +50,49 @@ const (
 	typeArtifact = "application/vnd.oci.artifact.manifest.v1+json"
 )
 
-// asked is what one asker asks for all who want the same.
+// asked is a question: what is asked for, and for whom.
 type asked struct {
 	ref    Ref
 	caller Caller
 }
 
+// at is the question for what a name turned out to be.
+func (a asked) at(d Digest) asked { return asked{a.ref.At(d), a.caller} }
+
 // openDocument brings a manifest or a list.
-func (c *Cache) openDocument(ctx context.Context, ref Ref, want Want) (*Blob, error) {
-	found := Found{}
-	if ref.Mutable() {
-		n, doc, err := c.resolve(ctx, ref, true, want.HeldOnly)
+func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob, error) {
+	if !ref.Mutable() {
+		doc, from, err := c.document(ctx, ref, heldOnly)
 		if err != nil {
 			return nil, err
 		}
-		found = n
-		if doc != nil {
-			return c.served(doc, found), nil
-		}
+		return c.served(doc, Found{From: from}), nil
 	}
-	doc, from, err := c.document(ctx, ref, found.Digest, want.HeldOnly)
-	if ref.Kind == KindManifest && ref.Mutable() && errors.Is(err, ErrNotFound) {
-		return c.openMoved(ctx, ref)
+	found, doc, err := c.openName(ctx, ref, heldOnly)
+	if errors.Is(err, errMoved) {
+		c.facts.put(nameKey(asked{ref, CallerOf(ctx)}), nil)
+		found, doc, err = c.openName(ctx, ref, false)
 	}
 	if err != nil {
 		return nil, err
 	}
-	found.From = from
 	return c.served(doc, found), nil
 }
 
-// openMoved brings what a tag is now: what it was last said to be does not exist, any more or at all.
-func (c *Cache) openMoved(ctx context.Context, ref Ref) (*Blob, error) {
-	c.facts.put(nameKey(ref), nil)
-	found, doc, err := c.resolve(ctx, ref, true, false)
-	if err == nil && doc == nil { // somebody else has just asked
-		doc, found.From, err = c.document(ctx, ref, found.Digest, false)
+// errMoved says that what a name was last said to be does not exist, any more or at all.
+var errMoved = errors.New("the name stands for nothing")
+
+// openName brings what a name stands for.
+func (c *Cache) openName(ctx context.Context, ref Ref, heldOnly bool) (Found, *document, error) {
+	found, doc, err := c.resolve(ctx, ref, true, heldOnly)
+	if err != nil || doc != nil {
+		return found, doc, err
 	}
-	if err != nil {
-		return nil, err
+	doc, found.From, err = c.document(ctx, ref.At(found.Digest), heldOnly)
+	if errors.Is(err, ErrNotFound) {
+		err = fmt.Errorf("%w: %w", errMoved, err)
 	}
-	return c.served(doc, found), nil
+	return found, doc, err
 }
 
 func (c *Cache) served(doc *document, found Found) *Blob {
@@ -110,32 +114,29 @@ func (c *Cache) touch(doc *document) {
 	c.disk.books.touch(append(slots, slot{digest: doc.Digest})...)
 }
 
-// document brings a manifest by digest, or the content d of a list.
-func (c *Cache) document(ctx context.Context, ref Ref, d Digest, heldOnly bool) (*document, Tier, error) {
-	list := ref.Kind != KindManifest
-	if !list && ref.Digest.IsZero() {
-		ref = ref.At(d)
-	} else if !list {
-		d = ref.Digest
+// document brings a manifest by digest.
+func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document, Tier, error) {
+	who := asked{ref, CallerOf(ctx)}
+	if heldOnly && !c.linked(who) {
+		return nil, 0, ErrNotHeld
 	}
-	if doc, from := c.heldDocument(ref, d); doc != nil {
-		if list {
-			return doc, from, nil
-		}
-		if heldOnly && !c.linked(ref) {
-			return nil, 0, ErrNotHeld
-		}
-		err := c.permit(ctx, ref, doc.Size, nil)
-		if !errors.Is(err, errUnproven) {
+	if doc, from := c.heldDocument(ref, ref.Digest); doc != nil {
+		if err := c.permit(ctx, ref, doc.Size); !errors.Is(err, errUnproven) {
 			return doc, from, err
 		}
 	}
 	if heldOnly {
 		return nil, 0, ErrNotHeld
 	}
-	doc, joined, err := c.documents.do(ctx, asked{ref, CallerOf(ctx)}, func(ctx context.Context) (*document, error) {
-		doc, _, err := c.fetch(ctx, ref)
-		return doc, err
+	doc, joined, err := c.documents.do(ctx, who, 0, func(ctx context.Context) (*document, error) {
+		a, err := c.src.Open(ctx, ref, Whole)
+		if errors.Is(err, ErrDenied) {
+			c.revoke(who)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return c.receive(who, a)
 	})
 	if joined {
 		return doc, FromFlight, err
@@ -183,24 +184,17 @@ func (c *Cache) interpret(ref Ref, doc *document) *document {
 	return m
 }
 
-// fetch asks the source for a document's bytes.
-func (c *Cache) fetch(ctx context.Context, ref Ref) (*document, Answer, error) {
-	a, err := c.src.Open(ctx, ref, Whole)
-	if err != nil {
-		return nil, a, err
-	}
-	doc, err := c.receive(ref, a)
-	return doc, a, err
-}
-
 // receive reads a document to its end, proves it and keeps it.
-func (c *Cache) receive(ref Ref, a Answer) (*document, error) {
+func (c *Cache) receive(who asked, a Answer) (*document, error) {
+	ref := who.ref
 	limit := int64(largestManifest)
 	if ref.Kind != KindManifest {
 		limit = largestList
 	}
 	data, err := io.ReadAll(io.LimitReader(a.Body, limit+1))
-	err = joinClose(err, a.Body)
+	if e := a.Body.Close(); err == nil {
+		err = e
+	}
 	c.stats.fetched.Add(uint64(len(data)))
 	switch {
 	case err != nil:
@@ -222,7 +216,7 @@ func (c *Cache) receive(ref Ref, a Answer) (*document, error) {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	doc.Digest = d
-	c.keep(ref, doc)
+	c.keep(who, doc)
 	return doc, nil
 }
 
@@ -244,14 +238,14 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 }
 
 // keep puts a proven document into the tiers and notes what it says.
-func (c *Cache) keep(ref Ref, doc *document) {
+func (c *Cache) keep(who asked, doc *document) {
 	c.memory.put(doc)
 	if err := c.disk.keep(doc.Digest, doc.data); err != nil {
-		c.log.Debug("kept in memory only", zap.Stringer("ref", ref), zap.Error(err))
+		c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
 	}
 	c.stats.landed.Add(1)
-	if ref.Kind == KindManifest {
-		c.proved(ref.At(doc.Digest), doc.Size)
+	if who.ref.Kind == KindManifest {
+		c.proved(who.at(doc.Digest), doc.Size)
 		c.family(doc)
 	}
 }
@@ -301,6 +295,7 @@ func (doc *document) parseManifest() error {
 	if doc.MediaType, err = m.kind(keys); err != nil {
 		return err
 	}
+	doc.untyped = m.MediaType == ""
 	doc.children, err = m.children()
 	return err
 }
@@ -324,7 +319,7 @@ func topKeys(data []byte) (map[string]bool, error) {
 		}
 		keys[key] = true
 		for _, want := range []string{"schemaVersion", "mediaType", "config", "layers", "blobs", "manifests"} {
-			if key != want && len(key) == len(want) && bytes.EqualFold([]byte(key), []byte(want)) {
+			if key != want && strings.EqualFold(key, want) {
 				return nil, fmt.Errorf("%q is not %q", key, want)
 			}
 		}
@@ -348,6 +343,8 @@ func (m manifest) kind(keys map[string]bool) (string, error) {
 	case (m.MediaType == typeIndex || m.MediaType == typeList) && image,
 		(m.MediaType == typeImage || m.MediaType == typeSchema2 || m.MediaType == typeArtifact) && keys["manifests"]:
 		return "", fmt.Errorf("content is not of its media type %q: %w", m.MediaType, ErrUnsupported)
+	case m.MediaType != "" && !mediaType(m.MediaType):
+		return "", fmt.Errorf("%q is no media type of a manifest: %w", m.MediaType, ErrUnsupported)
 	case m.MediaType != "":
 		return m.MediaType, nil
 	case keys["manifests"]:
@@ -381,21 +378,28 @@ func (m manifest) children() (all []child, err error) {
 	return all, nil
 }
 
-// agrees compares what the content is with what the source calls it. A manifest that names its own type is believed;
-// a source that calls it another manifest type is mistaken or lies (CVE-2021-41190). Sources that have no idea of
-// types call it JSON, text or bytes.
+// mediaType reports whether s may be a manifest's media type (RFC 6838, section 4.2): it goes into a header.
+func mediaType(s string) bool {
+	sub, ok := strings.CutPrefix(s, "application/")
+	return ok && sub != "" && len(sub) <= 127 && strings.Trim(strings.ToLower(sub), "abcdefghijklmnopqrstuvwxyz0123456789!#$&-^_.+") == ""
+}
+
+// agrees compares what the content is with what the source calls it. A source that calls it another manifest type is
+// mistaken or lies (CVE-2021-41190); one that has no idea of types calls it JSON, text or bytes.
 func (doc *document) agrees(called string) error {
-	var m struct {
-		MediaType string `json:"mediaType"`
-	}
-	_ = json.Unmarshal(doc.data, &m) // parsed before
+	wrong := called != doc.MediaType
 	switch called {
 	case typeSchema1, typeSigned1:
 		return fmt.Errorf("an image manifest of schema 1: %w", ErrUnsupported)
-	case typeIndex, typeImage, typeList, typeSchema2, typeArtifact:
-		if m.MediaType != "" && m.MediaType != called {
-			return fmt.Errorf("content says %q, the upstream %q: %w", m.MediaType, called, ErrUnsupported)
-		}
+	case typeIndex, typeList:
+		wrong = wrong && !(doc.untyped && doc.MediaType == typeIndex)
+	case typeImage, typeSchema2, typeArtifact:
+		wrong = wrong && !(doc.untyped && doc.MediaType == typeImage)
+	default:
+		return nil
+	}
+	if wrong {
+		return fmt.Errorf("content is %q, the upstream says %q: %w", doc.MediaType, called, ErrUnsupported)
 	}
 	return nil
 }

@@ -21,10 +21,15 @@ type name struct {
 	asOf time.Time // when the hub last said so
 }
 
-func nameKey(r Ref) string {
+// nameKey has the name, and who asked for it: what one caller may know another need not be told.
+func nameKey(a asked) string {
+	r := a.ref
 	k := nameFact + r.Registry + "\x00" + r.Repo + "\x00" + string(rune('0'+r.Kind)) + r.Tag
 	if !r.Digest.IsZero() {
 		k += "\x00" + r.Digest.key()
+	}
+	if a.caller != "" {
+		k += "\xff" + string(a.caller)
 	}
 	return k
 }
@@ -60,15 +65,31 @@ func cutDigest(s string) (d Digest, rest string, ok bool) {
 	return d, s[n+1:], true
 }
 
-// link is a registry's yes to a digest in a repository. With an empty repository: the registry has proven that it has
-// these very bytes, by having sent them.
+// link is a registry's yes to a caller for a digest in a repository. With an empty repository: the registry has proven
+// that it has these very bytes, by having sent them.
 type link struct {
 	at   time.Time
 	size int64
 }
 
-func linkKey(registry, repo string, kind Kind, d Digest) string {
-	return linkFact + registry + "\x00" + repo + "\x00" + string(rune('0'+kind)) + d.key()
+func linkPrefix(registry, repo string) string { return linkFact + registry + "\x00" + repo + "\x00" }
+
+func linkKey(a asked) string {
+	r := a.ref
+	return linkPrefix(r.Registry, r.Repo) + string(rune('0'+r.Kind)) + r.Digest.key() + string(a.caller)
+}
+
+// linkCaller is the caller in what follows the prefix in a linkKey.
+func linkCaller(rest string) Caller {
+	if rest == "" {
+		return ""
+	}
+	_, caller, _ := cutDigest(rest[1:])
+	return Caller(caller)
+}
+
+func proofKey(registry string, d Digest) string {
+	return linkKey(asked{ref: Ref{Registry: registry, Kind: KindBlob, Digest: d}})
 }
 
 func (l link) encode() []byte {
@@ -94,18 +115,23 @@ func (c *Cache) family(doc *document) {
 	}
 }
 
-// expected is the size that a manifest of ref's repository tells of ref, so that nobody need be asked.
-func (c *Cache) expected(ref Ref) (size int64, ok bool) {
-	prefix := parentFact + ref.Digest.key()
+// expected is the size that a manifest of the repository tells of what is asked for, so that nobody need be asked.
+func (c *Cache) expected(who asked) (size int64, ok bool) {
+	prefix := parentFact + who.ref.Digest.key()
 	c.facts.scan(prefix, func(key string, value []byte) bool {
 		parent, _, sound := cutDigest(key[len(prefix):])
 		if sound && len(value) == 8 {
 			size = int64(binary.LittleEndian.Uint64(value))
-			ok = c.linked(Ref{Registry: ref.Registry, Repo: ref.Repo, Kind: KindManifest, Digest: parent})
+			ok = c.linked(who.manifest(parent))
 		}
 		return !ok
 	})
 	return size, ok
+}
+
+// manifest is a question about a manifest of the same repository.
+func (a asked) manifest(d Digest) asked {
+	return asked{Ref{Registry: a.ref.Registry, Repo: a.ref.Repo, Kind: KindManifest, Digest: d}, a.caller}
 }
 
 // oldFact is from when on a name or a link is forgotten whose content is not held either: nobody has asked for it all

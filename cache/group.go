@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -13,10 +14,11 @@ type group[K comparable, V any] struct {
 	asking  map[K]*asking[V]
 	closed  bool
 	pending sync.WaitGroup
-	stops   map[*asking[V]]context.CancelFunc
 }
 
 type asking[V any] struct {
+	began  time.Time
+	stop   context.CancelFunc
 	done   chan struct{}
 	answer V
 	err    error
@@ -25,8 +27,13 @@ type asking[V any] struct {
 // longestAsk bounds one asking of a name or a manifest: a few megabytes, over a very slow line.
 const longestAsk = 2 * time.Minute
 
-// do returns what fn answers, having called it or having waited for another's call. joined reports the latter.
-func (g *group[K, V]) do(ctx context.Context, key K, fn func(context.Context) (V, error)) (v V, joined bool, err error) {
+// errSlow says that an answer takes longer than somebody had patience.
+var errSlow = errors.New("no answer yet")
+
+// do returns what fn answers, having called it or having waited for another's call. joined reports the latter. It
+// waits until the asking is as old as patience, and then returns errSlow; 0: for as long as it takes.
+func (g *group[K, V]) do(ctx context.Context, key K, patience time.Duration,
+	fn func(context.Context) (V, error)) (v V, joined bool, err error) {
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
@@ -37,9 +44,17 @@ func (g *group[K, V]) do(ctx context.Context, key K, fn func(context.Context) (V
 		a = g.ask(ctx, key, fn)
 	}
 	g.mu.Unlock()
+	var late <-chan time.Time
+	if patience > 0 {
+		t := time.NewTimer(time.Until(a.began.Add(patience)))
+		defer t.Stop()
+		late = t.C
+	}
 	select {
 	case <-a.done:
 		return a.answer, joined, a.err
+	case <-late:
+		return v, joined, errSlow
 	case <-ctx.Done():
 		return v, joined, ctx.Err()
 	}
@@ -47,23 +62,23 @@ func (g *group[K, V]) do(ctx context.Context, key K, fn func(context.Context) (V
 
 // ask starts an asking. g.mu is held.
 func (g *group[K, V]) ask(ctx context.Context, key K, fn func(context.Context) (V, error)) *asking[V] {
-	a := &asking[V]{done: make(chan struct{})}
-	if g.asking == nil {
-		g.asking, g.stops = map[K]*asking[V]{}, map[*asking[V]]context.CancelFunc{}
-	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), longestAsk)
-	g.asking[key], g.stops[a] = a, stop
-	g.pending.Add(1)
-	go func() {
-		defer g.pending.Done()
+	a := &asking[V]{began: time.Now(), stop: stop, done: make(chan struct{})}
+	if g.asking == nil {
+		g.asking = map[K]*asking[V]{}
+	}
+	g.asking[key] = a
+	g.pending.Go(func() {
 		defer close(a.done)
+		defer stop()
 		a.answer, a.err = fn(ctx)
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		stop()
 		delete(g.asking, key)
-		delete(g.stops, a)
-	}()
+		if g.closed && a.err != nil {
+			a.err = ErrClosed
+		}
+	})
 	return a
 }
 
@@ -71,8 +86,8 @@ func (g *group[K, V]) ask(ctx context.Context, key K, fn func(context.Context) (
 func (g *group[K, V]) close() {
 	g.mu.Lock()
 	g.closed = true
-	for _, stop := range g.stops {
-		stop()
+	for _, a := range g.asking {
+		a.stop()
 	}
 	g.mu.Unlock()
 	g.pending.Wait()

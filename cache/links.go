@@ -12,8 +12,8 @@ import (
 )
 
 // Bytes are shared, permission is not: content that is held is served to a repository only if its registry has said
-// yes to it for that repository, and has shown once that it has these very bytes. Otherwise anybody who runs a
-// registry could claim a digest of somebody else's private image and read it here.
+// yes to it for that repository and that caller, and has shown once that it has these very bytes. Otherwise anybody
+// who runs a registry could claim a digest of somebody else's private image and read it here.
 
 const (
 	// privateLink is how long a yes lasts that was given to credentials: they may be revoked.
@@ -27,98 +27,155 @@ var errUnproven = errors.New("possession not proven")
 
 func (c *Cache) private(registry string) bool { return c.o.Private != nil && c.o.Private(registry) }
 
-// linked reports whether ref's registry has said yes to ref, recently enough.
-func (c *Cache) linked(ref Ref) bool {
-	l, ok := decodeLink(c.facts.get(linkKey(ref.Registry, ref.Repo, ref.Kind, ref.Digest)))
-	return ok && (!c.private(ref.Registry) || c.now().Sub(l.at) < privateLink)
+// trusts reports whether what a registry said at a time still counts as a permission. A clock that was set back must
+// not prolong it.
+func (c *Cache) trusts(registry string, at time.Time) bool {
+	age := c.now().Sub(at)
+	return !c.private(registry) || age >= 0 && age < privateLink
+}
+
+// linked reports whether ref's registry has said yes to who, recently enough.
+func (c *Cache) linked(who asked) bool {
+	l, ok := decodeLink(c.facts.get(linkKey(who)))
+	return ok && c.trusts(who.ref.Registry, l.at)
 }
 
 // possesses reports whether a registry has sent, or shown to have, these very bytes.
 func (c *Cache) possesses(registry string, d Digest) bool {
-	return c.facts.get(linkKey(registry, "", KindBlob, d)) != nil
+	return c.facts.get(proofKey(registry, d)) != nil
 }
 
-// grant notes a yes for ref.
-func (c *Cache) grant(ref Ref, size int64) {
-	l := link{at: c.now(), size: size}.encode()
-	c.facts.put(linkKey(ref.Registry, ref.Repo, ref.Kind, ref.Digest), l)
+// grant notes a yes to who. Only for what the registry possesses.
+func (c *Cache) grant(who asked, size int64) {
+	c.facts.put(linkKey(who), link{at: c.now(), size: size}.encode())
 }
 
-// proved notes that ref's registry has the bytes, and said yes to ref.
-func (c *Cache) proved(ref Ref, size int64) {
-	c.facts.put(linkKey(ref.Registry, "", KindBlob, ref.Digest), link{at: c.now(), size: size}.encode())
-	c.grant(ref, size)
+// proved notes that ref's registry has the bytes, and said yes to who.
+func (c *Cache) proved(who asked, size int64) {
+	c.facts.put(proofKey(who.ref.Registry, who.ref.Digest), link{at: c.now(), size: size}.encode())
+	c.grant(who, size)
+}
+
+// revoke forgets every yes of a registry to a caller for a repository, for it has just said no.
+func (c *Cache) revoke(who asked) {
+	prefix := linkPrefix(who.ref.Registry, who.ref.Repo)
+	var gone []string
+	c.facts.scan(prefix, func(key string, _ []byte) bool {
+		if linkCaller(key[len(prefix):]) == who.caller {
+			gone = append(gone, key)
+		}
+		return true
+	})
+	for _, key := range gone {
+		c.facts.put(key, nil)
+	}
 }
 
 // link notes the yeses that a flight has proven.
 func (c *Cache) link(f *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for ref := range f.granted {
-		c.proved(ref, f.size)
+	for who := range f.granted {
+		c.proved(who, f.size)
 	}
 }
 
-// permit decides whether what is held under ref's digest may be served for ref; own is the content, for a sample to
-// be compared with. nil: yes. errUnproven: only what the registry itself sends.
-func (c *Cache) permit(ctx context.Context, ref Ref, size int64, own io.ReaderAt) error {
-	if c.linked(ref) {
+// permit decides whether what is held, with so many bytes, may be served for ref. nil: yes. errUnproven: only what the
+// registry itself sends.
+func (c *Cache) permit(ctx context.Context, ref Ref, size int64) error {
+	who := asked{ref, CallerOf(ctx)}
+	if c.linked(who) {
 		return nil
 	}
 	if !c.possesses(ref.Registry, ref.Digest) {
-		return c.challenge(ctx, ref, size, own)
+		return c.challenge(ctx, who, size)
 	}
-	err := c.allowed(ctx, ref)
-	switch {
-	case err == nil:
-		c.grant(ref, size)
+	_, err := c.inquire(ctx, who)
+	if err == nil {
+		c.grant(who, size)
+	}
+	return c.excuse(ref.Registry, err)
+}
+
+// mayFollow decides whether who may have what another's download brings, before that is proven.
+func (c *Cache) mayFollow(ctx context.Context, who asked) error {
+	if c.linked(who) {
 		return nil
-	case unreachable(err) && !c.private(ref.Registry):
-		return nil // it has shown the bytes and it is open to all: being out of reach changes neither
-	default:
-		return err
 	}
+	_, err := c.inquire(ctx, who)
+	return c.excuse(who.ref.Registry, err)
 }
 
-func unreachable(err error) bool {
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrLimited)
-}
-
-// allowed asks the registry whether ref is there for the one who asks.
-func (c *Cache) allowed(ctx context.Context, ref Ref) error {
-	_, _, err := c.checks.do(ctx, asked{ref, CallerOf(ctx)}, func(ctx context.Context) (struct{}, error) {
-		a, err := c.src.Resolve(ctx, ref, Whole)
-		if err == nil && a.Body != nil {
-			err = a.Body.Close()
-		}
-		return struct{}{}, err
-	})
+// excuse lets pass that a registry that is open to all cannot be asked: that changes nothing of what it has sent.
+func (c *Cache) excuse(registry string, err error) error {
+	if unreachable(err) && !c.private(registry) {
+		return nil
+	}
 	return err
 }
 
-// mayFollow decides whether ref may have what another's download brings, before that is proven.
-func (c *Cache) mayFollow(ctx context.Context, ref Ref) error {
-	if c.linked(ref) {
-		return nil
-	}
-	return c.allowed(ctx, ref)
+// unreachable reports whether err is no answer.
+func unreachable(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrLimited) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// inquire asks the source whether who's digest is there for it, and what it is: once for all who ask at a time.
+func (c *Cache) inquire(ctx context.Context, who asked) (Found, error) {
+	f, _, err := c.checks.do(ctx, who, 0, func(ctx context.Context) (Found, error) {
+		a, err := c.src.Resolve(ctx, who.ref, Whole)
+		if errors.Is(err, ErrDenied) {
+			c.revoke(who)
+		}
+		if err != nil {
+			return Found{}, err
+		}
+		f := Found{Desc: Desc{MediaType: a.MediaType, Digest: who.ref.Digest, Size: a.Size}, From: FromUpstream}
+		if a.Body == nil {
+			return f, nil
+		}
+		if who.ref.Kind == KindBlob {
+			return f, a.Body.Close()
+		}
+		doc, err := c.receive(who, a)
+		if err == nil {
+			f.Desc = doc.Desc
+		}
+		return f, err
+	})
+	return f, err
 }
 
 // challenge asks a registry that never sent these bytes for some of them, from a place that it cannot foresee.
-func (c *Cache) challenge(ctx context.Context, ref Ref, size int64, own io.ReaderAt) error {
-	if ref.Kind != KindBlob || own == nil || size <= sample {
-		return errUnproven // as small as the sample: then it may as well be fetched
+func (c *Cache) challenge(ctx context.Context, who asked, size int64) error {
+	if who.ref.Kind != KindBlob || size <= smallBlob {
+		return errUnproven // so small that it may as well be fetched
 	}
+	_, _, err := c.proofs.do(ctx, who, 0, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, c.compare(ctx, who, size)
+	})
+	if c.o.Private == nil {
+		return c.excuse(who.ref.Registry, err) // nothing here is anybody's secret
+	}
+	return err
+}
+
+// compare fetches a sample from the registry and compares it with what is held.
+func (c *Cache) compare(ctx context.Context, who asked, size int64) error {
+	own, ok := c.disk.peek(slot{digest: who.ref.Digest})
+	if !ok {
+		return errUnproven
+	}
+	defer func() { _ = own.Close() }()
 	off := place(size - sample)
-	a, err := c.src.Open(ctx, ref, Want{Off: off, N: sample})
+	a, err := c.src.Open(ctx, who.ref, Want{Off: off, N: sample})
+	if errors.Is(err, ErrDenied) {
+		c.revoke(who)
+	}
 	if err != nil {
-		if unreachable(err) && c.o.Private == nil {
-			return nil // nothing here is anybody's secret
-		}
 		return err
 	}
 	defer func() { _ = a.Body.Close() }()
-	if a.Off != off || (a.Size >= 0 && a.Size != size) {
+	if a.Off != off || a.Size >= 0 && a.Size != size {
 		return errUnproven
 	}
 	theirs, ours := make([]byte, sample), make([]byte, sample)
@@ -126,13 +183,13 @@ func (c *Cache) challenge(ctx context.Context, ref Ref, size int64, own io.Reade
 		return errUnproven
 	}
 	if _, err := own.ReadAt(ours, off); err != nil {
-		return fmt.Errorf("%s: %w", ref, err)
+		return fmt.Errorf("%s: %w", who.ref, err)
 	}
 	if !bytes.Equal(theirs, ours) {
 		c.stats.corrupt.Add(1)
-		return corrupt(ref, "the upstream's bytes from %d on are not those of the digest", off)
+		return corrupt(who.ref, "the upstream's bytes from %d on are not those of the digest", off)
 	}
-	c.proved(ref, size)
+	c.proved(who, size)
 	return nil
 }
 

@@ -2,10 +2,10 @@ package cache
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
-	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -57,11 +57,10 @@ const mapSuffix = ".map"
 func mapPath(path string) string { return path + mapSuffix }
 
 // partialMark tells the partials of one registry from another's: what one sent proves nothing of the other, so they
-// never share one. It is part of the file's name.
+// never share one, and nobody can choose a registry's name so that they would. It is part of the file's name.
 func partialMark(registry string) uint64 {
-	h := fnv.New64a()
-	_, _ = io.WriteString(h, registry)
-	return h.Sum64() | 1 // never 0, which means landed
+	sum := sha256.Sum256([]byte(registry))
+	return binary.LittleEndian.Uint64(sum[:]) | 1 // never 0, which means landed
 }
 
 // startPartial opens the partial of s, with what an earlier download left in it, or makes a new one. size is -1 where

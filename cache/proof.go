@@ -17,7 +17,7 @@ const smallProof = 64 << 20
 // sized reports whether a file has the length that was proven when it landed: what a process that ended in good order
 // left is believed, but only if all of it is there. One that has not is dropped.
 func (c *Cache) sized(ref Ref, h *held) bool {
-	l, ok := decodeLink(c.facts.get(linkKey(ref.Registry, "", KindBlob, ref.Digest)))
+	l, ok := decodeLink(c.facts.get(proofKey(ref.Registry, ref.Digest)))
 	if !ok || l.size == h.size {
 		return true
 	}

@@ -1,12 +1,14 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,25 +18,22 @@ import (
 type run struct {
 	pos, end int64 // guarded by the flight's mutex
 	main     bool  // it moves the front
+	whole    bool  // its last request was for everything
 	answered bool
 
 	open record // what is held but not yet in the map
 }
 
-// baton is an open answer that a flight without room hands to the stream that goes on: nothing is asked twice.
-type baton struct {
-	Answer
-	pos  int64
-	rest []byte // read already, not written
-}
-
 const (
-	// tries is how often a request is made again that brought nothing new.
-	tries = 4
+	// tries is how often a source is asked that has sent nothing yet: its clients wait for a word. One that breaks off
+	// in the middle is asked more often, for some 12 seconds in all: about as long as a registry takes to restart.
+	tries, moreTries = 4, 7
 	// firstPause and longestPause bound the wait between them; a hub that asks for more than the latter is told to
 	// the clients instead.
 	firstPause   = 100 * time.Millisecond
 	longestPause = 10 * time.Second
+	// enough is what a request must bring to count as a success: else a source could have itself asked for each byte.
+	enough = 64 << 10
 	// pieceSize is read from the network at a time: larger ones cost memory per run and save little.
 	pieceSize = 128 << 10
 )
@@ -47,120 +46,138 @@ var errEnough = errors.New("the run is over")
 // fetch brings a run to its end, with as many requests as it takes.
 func (f *flight) fetch(r *run) {
 	defer f.runs.Done()
-	err := again(f.ctx, func() (bool, error) { return f.leg(r) })
+	err := again(f.ctx, func() (int64, error) { return f.leg(r) })
 	f.log(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i, a := range f.active {
-		if a == r {
-			f.active = append(f.active[:i], f.active[i+1:]...)
-			break
-		}
-	}
-	if err != nil && !errors.Is(err, errEnough) {
+	f.active = slices.DeleteFunc(f.active, func(a *run) bool { return a == r })
+	switch {
+	case err == nil || errors.Is(err, errEnough):
+	case f.dispensable(r, err):
+		f.rigid, f.whole = true, true
+	default:
 		f.end(err)
 	}
 	f.advance()
-	f.changed.fire()
+	f.fire()
 }
 
-// again calls leg until it succeeds, fails for good, or has failed several times without bringing anything new.
-func again(ctx context.Context, leg func() (progress bool, err error)) error {
-	pause := firstPause
+// dispensable reports whether the flight can go on although r failed: there are sources that break over ranges, and
+// the front needs none. f.mu is held.
+func (f *flight) dispensable(r *run, err error) bool {
+	switch {
+	case f.ctx.Err() != nil || errors.Is(err, errNoRoom):
+		return false
+	case final(err):
+		return !r.main && slices.ContainsFunc(f.active, func(a *run) bool { return a.main && a.answered })
+	default:
+		return !r.whole
+	}
+}
+
+// again calls leg until it succeeds, fails for good, or has failed several times without bringing much.
+func again(ctx context.Context, leg func() (got int64, err error)) error {
+	gap, most := firstPause, tries
 	for n := 1; ; n++ {
-		progress, err := leg()
-		if progress {
-			n, pause = 0, firstPause
+		got, err := leg()
+		if got >= enough {
+			n, gap, most = 0, firstPause, moreTries
 		}
-		var limit *LimitedError
-		wait := pause/2 + rand.N(pause)
 		switch {
 		case err == nil || errors.Is(err, errEnough) || errors.Is(err, errNoRoom):
 			return err
 		case ctx.Err() != nil:
 			return ErrClosed
-		case errors.As(err, &limit) && time.Until(limit.Until) < longestPause:
+		}
+		wait := gap/2 + rand.N(gap)
+		var limit *LimitedError
+		if errors.As(err, &limit) && (most > tries || !limit.Until.IsZero()) && time.Until(limit.Until) < longestPause {
 			wait = max(wait, time.Until(limit.Until))
-		case final(err):
+		} else if final(err) {
 			return err
 		}
-		if n >= tries {
+		if n >= most {
 			return err
 		}
-		pause = min(2*pause, longestPause)
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ErrClosed
-		}
+		gap = min(2*gap, longestPause)
+		pause(ctx, wait)
 	}
 }
 
-// leg makes one request for what is left of r.
-func (f *flight) leg(r *run) (progress bool, err error) {
+// leg makes one request for what is left of r, and returns how many bytes it brought.
+func (f *flight) leg(r *run) (got int64, err error) {
+	want := f.request(r)
+	if want.N == 0 {
+		return 0, nil
+	}
+	// The answer may outlive the flight: see hand.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(f.ctx))
+	untie := context.AfterFunc(f.ctx, cancel)
+	a, err := f.c.src.Open(ctx, f.who.ref, want)
+	if err != nil {
+		untie()
+		cancel()
+		return 0, err
+	}
+	b := &baton{Answer: a, pos: r.pos, toEnd: want.N < 0 || a.Off < want.Off, cancel: cancel}
+	over := false
+	if err = f.accept(r, a); err == nil {
+		f.noteSize()
+		got, over, err = f.pour(r, b)
+		f.noteSize()
+	}
+	if tied := !untie(); errors.Is(err, errNoRoom) && b.toEnd && !over && !tied {
+		f.hand(b)
+		return got, err
+	}
+	if e := b.Close(); err == nil {
+		err = e
+	}
+	return got, err
+}
+
+// request is what is left of r; N is 0 where that is nothing.
+func (f *flight) request(r *run) Want {
 	f.mu.Lock()
-	pos, end := r.pos, r.end
+	defer f.mu.Unlock()
+	end := r.end
 	if f.size >= 0 {
 		end = min(end, f.size)
 	}
-	f.mu.Unlock()
-	if pos >= end {
-		return false, nil
+	r.whole = false
+	switch {
+	case r.pos >= end:
+		return Want{}
+	case f.rigid || r.pos == 0 && (end == forever || end == f.size):
+		r.whole = true
+		return Whole
+	case end == forever:
+		return Want{Off: r.pos, N: -1}
+	default:
+		return Want{Off: r.pos, N: end - r.pos}
 	}
-	want := Want{Off: pos, N: -1}
-	if end != forever && (pos > 0 || end != f.sizeNow()) {
-		want.N = end - pos
-	}
-	a, err := f.c.src.Open(f.ctx, f.ref, want)
-	if err != nil {
-		return false, err
-	}
-	if err := f.accept(r, a); err != nil {
-		return false, joinClose(err, a.Body)
-	}
-	f.part.noteSize(f.sizeNow())
-	n, err := f.pour(r, a)
-	if f.handed() {
-		return n > 0, err
-	}
-	return n > 0, joinClose(err, a.Body)
 }
 
-// handed reports whether an open answer waits for the stream that goes on.
-func (f *flight) handed() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.baton != nil
-}
-
-func joinClose(err error, body io.Closer) error {
-	if e := body.Close(); err == nil {
-		return e
-	}
-	return err
-}
-
-func (f *flight) sizeNow() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.size
+// resized says that a source changed its mind: one of the two sizes is wrong, and so what is held proves nothing.
+func resized(ref Ref, now, before int64) error {
+	return corrupt(ref, "has %d bytes, was said to have %d", now, before)
 }
 
 // accept notes what the source said before its first byte.
 func (f *flight) accept(r *run, a Answer) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if a.Size >= 0 && f.size >= 0 && a.Size != f.size { // one of them is wrong: what is held proves nothing
-		return corrupt(f.ref, "now has %d bytes, had %d", a.Size, f.size)
+	switch {
+	case a.Size >= 0 && f.size >= 0 && a.Size != f.size:
+		return resized(f.who.ref, a.Size, f.size)
+	case a.Size >= 0 && a.Size < f.held.end():
+		return resized(f.who.ref, a.Size, f.held.end())
+	case a.Off > r.pos:
+		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", f.who.ref, r.pos, a.Off, ErrUnavailable)
 	}
-	if a.Off > r.pos {
-		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", f.ref, r.pos, a.Off, ErrUnavailable)
-	}
-	if a.Size >= 0 && f.size < 0 {
-		f.size = a.Size
-	}
+	defer f.fire()
+	f.granted[f.who] = struct{}{}
+	f.size = max(f.size, a.Size)
 	if a.Off < r.pos {
 		f.rigid, f.whole = true, true
 	}
@@ -171,86 +188,116 @@ func (f *flight) accept(r *run, a Answer) error {
 		r.end = forever // what is held beyond is fetched again, once, and not once for each gap
 	}
 	r.answered = true
-	f.changed.fire()
 	if f.size > f.c.disk.books.limit() && r.main && a.Off == r.pos {
-		f.baton = &baton{Answer: a, pos: r.pos} // it will never fit: let it pass through
+		return errNoRoom // it will never fit: let it pass through
 	}
 	return nil
 }
 
-// pour writes what the source sends into the file, and returns how much of it was new.
-func (f *flight) pour(r *run, a Answer) (n int64, err error) {
+// noteSize writes the size into the file's map as soon as it is known.
+func (f *flight) noteSize() {
+	f.mu.Lock()
+	size, news := f.size, f.size >= 0 && !f.noted
+	f.noted = f.noted || news
+	f.mu.Unlock()
+	if news {
+		f.part.noteSize(size)
+	}
+}
+
+// pour writes what the source sends into the file. It returns how much of it was new, and whether the body is over.
+func (f *flight) pour(r *run, b *baton) (got int64, over bool, err error) {
 	buf := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(buf)
-	if f.handed() {
-		return 0, errNoRoom
-	}
-	skip := r.pos - a.Off // where the source cannot skip
+	skip := r.pos - b.Off // where the source cannot skip
 	for {
-		m, err := a.Body.Read(buf[:])
-		p := buf[:m]
-		f.c.stats.fetched.Add(uint64(m))
-		over := min(skip, int64(m))
-		skip -= over
-		if p = p[over:]; len(p) > 0 {
-			w, e := f.put(r, p)
-			n += w
-			if e != nil {
-				if errors.Is(e, errNoRoom) && r.main && err == nil {
-					f.hand(&baton{Answer: a, pos: r.pos, rest: append([]byte(nil), p...)})
-				}
-				return n, e
+		n, err := b.Body.Read(buf[:])
+		f.c.stats.fetched.Add(uint64(n))
+		past := min(skip, int64(n))
+		skip -= past
+		before := r.pos
+		new, e := f.put(r, buf[past:n])
+		got += new
+		switch {
+		case errors.Is(e, errNoRoom):
+			b.pos, b.rest = r.pos, bytes.Clone(buf[past+r.pos-before:n])
+			return got, err != nil, e
+		case e != nil:
+			return got, err != nil, e
+		case err == io.EOF:
+			return got, true, f.complete(r, b.toEnd, r.pos-skip)
+		case err != nil:
+			return got, true, err
+		}
+	}
+}
+
+// complete is the source's clean end of an answer, at a byte. Of one that went as far as it could, this is the end of the
+// content, which may not have been known.
+func (f *flight) complete(r *run, toEnd bool, at int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.size < 0 && toEnd && at >= f.held.end() {
+		f.size = at
+		f.fire()
+	}
+	if f.size >= 0 && r.pos >= f.size || r.pos >= r.end {
+		return nil
+	}
+	return fmt.Errorf("%s: ended at byte %d: %w", f.who.ref, at, io.ErrUnexpectedEOF)
+}
+
+// put writes p, which is what comes next in r, and shows it to the readers. It returns how much of it was new.
+func (f *flight) put(r *run, p []byte) (got int64, err error) {
+	for {
+		n, mine := f.claim(r, int64(len(p)))
+		if n < 0 {
+			return got, errEnough
+		}
+		if len(p) == 0 {
+			return got, nil
+		}
+		if mine {
+			if err := f.write(r, p[:n]); err != nil {
+				return got, err
 			}
+			got += n
 		}
-		if err == io.EOF {
-			return n, f.complete(r)
-		}
-		if err != nil {
-			return n, err
-		}
+		f.pass(r, n, mine)
+		p = p[n:]
 	}
 }
 
-// hand leaves an open answer to the stream that goes on.
-func (f *flight) hand(b *baton) {
+// claim is how many of the next n bytes of r are alike, and whether they are r's to write: bytes are written once, so
+// that what a reader was shown is what is hashed. n is negative when r is over.
+func (f *flight) claim(r *run, n int64) (_ int64, mine bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.baton = b
-}
-
-// complete is the source's clean end: of the content, where its size was not known, or of the run.
-func (f *flight) complete(r *run) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.size < 0 && r.end == forever {
-		f.size = r.pos
-		f.changed.fire()
-	}
-	if r.pos < min(r.end, f.size) {
-		return fmt.Errorf("%s: ended at byte %d: %w", f.ref, r.pos, io.ErrUnexpectedEOF)
-	}
-	return nil
-}
-
-// put writes p, which is what comes next in r, and shows it to the readers.
-func (f *flight) put(r *run, p []byte) (int64, error) {
-	f.mu.Lock()
 	end := r.end
 	if f.size >= 0 {
 		end = min(end, f.size)
 	}
-	f.mu.Unlock()
-	if int64(len(p)) > end-r.pos {
-		p = p[:max(0, end-r.pos)]
+	if r.pos >= end {
+		return -1, false
 	}
-	if err := f.part.write(p, r.pos); err != nil {
-		if !errors.Is(err, errNoRoom) {
-			f.c.disk.failed(err)
-			err = fmt.Errorf("%w: %w", errNoRoom, err)
-		}
-		return 0, err
+	n = min(n, end-r.pos)
+	if to := f.claimed.reach(r.pos); to > r.pos {
+		return min(n, to-r.pos), false
 	}
-	if r.open.n == 0 {
+	n = min(n, f.claimed.next(r.pos)-r.pos)
+	f.claimed.add(r.pos, r.pos+n)
+	return n, true
+}
+
+func (f *flight) write(r *run, p []byte) error {
+	if err := f.part.write(p, r.pos); errors.Is(err, errNoRoom) {
+		return err
+	} else if err != nil {
+		f.c.disk.failed(err)
+		return fmt.Errorf("%w: %w", errNoRoom, err)
+	}
+	if r.open.off+r.open.n != r.pos {
+		f.log(r)
 		r.open.off = r.pos
 	}
 	r.open.sum = crc32.Update(r.open.sum, castagnoli, p)
@@ -258,36 +305,28 @@ func (f *flight) put(r *run, p []byte) (int64, error) {
 	if r.open.n >= step {
 		f.log(r)
 	}
+	return nil
+}
+
+// pass moves r over n bytes, which it may just have written.
+func (f *flight) pass(r *run, n int64, wrote bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before := r.pos
-	r.pos += int64(len(p))
-	f.held.add(before, r.pos)
-	f.changed.fire()
+	r.pos += n
+	if wrote {
+		f.held.add(before, r.pos)
+		f.show()
+	}
 	if !f.whole && before/step != r.pos/step && !f.wanted(r.pos) {
 		r.end = min(r.end, r.pos)
 	}
-	if r.pos >= r.end || r.pos == f.size {
-		return int64(len(p)), errEnough
-	}
-	return int64(len(p)), nil
-}
-
-// wanted reports whether any reader is on its way to off. f.mu is held.
-func (f *flight) wanted(off int64) bool {
-	for r := range f.riders {
-		if r.off <= off && off < r.end {
-			return true
-		}
-	}
-	return false
 }
 
 // log puts what r brought since the last time into the map.
 func (f *flight) log(r *run) {
-	if r.open.n == 0 {
-		return
+	if r.open.n > 0 {
+		f.part.note(r.open)
+		r.open = record{off: r.open.off + r.open.n}
 	}
-	f.part.note(r.open)
-	r.open = record{}
 }

@@ -49,10 +49,30 @@ func (s spans) next(off int64) int64 {
 	return forever
 }
 
+// end is where the last held byte is, and one on; 0 where there is none.
+func (s spans) end() int64 {
+	if len(s) == 0 {
+		return 0
+	}
+	return s[len(s)-1].to
+}
+
 // total is how many bytes the set has.
 func (s spans) total() (n int64) {
 	for _, x := range s {
 		n += x.to - x.from
 	}
 	return n
+}
+
+// unsure takes the last byte out of the set where it is not known whether others follow: who asks for it learns where
+// the content ends, and who asked for what is behind the end would be told that there is no such thing.
+func (s *spans) unsure(size int64) {
+	if size >= 0 || len(*s) == 0 {
+		return
+	}
+	last := &(*s)[len(*s)-1]
+	if last.to--; last.from == last.to {
+		*s = (*s)[:len(*s)-1]
+	}
 }

@@ -13,94 +13,119 @@ import (
 )
 
 // stream is a download that cannot be kept: larger than the budget, or nothing can be written. One request feeds a
-// window that moves with its slowest reader. It reads as a flight does, proves as a flight does where it began at a
-// checkpoint, and leaves nothing behind.
+// window that moves with its slowest reader. It begins where its first reader is, and leaves nothing behind. Readers of
+// the whole, who may have come from anywhere, prove by themselves what they were shown.
 type stream struct {
-	c    *Cache
-	key  flightKey
-	ref  Ref
-	ctx  context.Context
-	stop context.CancelFunc
-	end  int64     // forever: to the end of the content
-	hash hash.Hash // nil: a range, which is not proven
-	next *baton    // an answer that is open already
+	c     *Cache
+	key   flightKey
+	who   asked // in whose name the source is asked
+	ctx   context.Context
+	stop  context.CancelFunc
+	end   int64   // forever: to the end of the content
+	next  *baton  // an answer that is open already
+	after *flight // whose readers are still on their way here; nil: nobody's
 
-	mu       sync.Mutex
-	changed  signal
-	ring     ring
-	size     int64 // -1: not known yet
-	base     int64 // the window begins here
-	pos      int64 // and ends here
-	began    time.Time
-	riders   map[*rider]*seat
-	marks    []checkpoint
-	answered bool
-	proven   bool
-	err      error
+	mu      sync.Mutex // taken after the cache's and before a flight's
+	changed signal
+	ring    *ring // changed by flow alone
+	size    int64 // -1: not known yet
+	base    int64 // the window begins here
+	pos     int64 // and ends here; changed by flow alone
+	began   time.Time
+	riders  map[*rider]*seat
+	said    bool // the source has answered
+	over    bool // all of it came
+	err     error
 }
 
 // seat is what a stream knows of a reader.
 type seat struct {
+	from  int64 // where it came aboard
 	moved time.Time
-	out   bool       // it held the others up; it goes on by a stream of its own
-	from  checkpoint // where that one may begin
+	busy  bool // copying: its place must stay
+	out   bool // it held the others up, or could not be served; it goes on by a stream of its own
 }
 
 const (
-	// diskWindow and memoryWindow are how far the fastest reader may be ahead of the slowest.
-	diskWindow   = 64 << 20
-	memoryWindow = 4 << 20
 	// gather is how long a window stays at its start, so that those who come together share one stream.
 	gather = 250 * time.Millisecond
 	// patience is how long one reader may hold the others up.
 	patience = 10 * time.Second
 )
 
-// errOut tells a reader that its stream has moved on without it.
-var errOut = errors.New("outside the window")
+var (
+	// errOut tells a reader that its stream has moved on without it.
+	errOut = errors.New("outside the window")
+	// errStranger asks for permission before somebody joins another's stream.
+	errStranger = errors.New("not known to be allowed")
+	errUnproved = fmt.Errorf("too large to be proven before it is sent, and it cannot be kept: %w", ErrUnavailable)
+)
 
-// hail finds a stream that r can follow from r.off on, or begins one, at the checkpoint or, for a range, at r.off.
-func (c *Cache) hail(ctx context.Context, key flightKey, ref Ref, r *rider, size int64, at checkpoint, b *baton) *stream {
+// hail takes b's reader to a stream that it can follow, or begins one where it is. after is the flight that it comes
+// from, if it does, and size what is known.
+func (c *Cache) hail(ctx context.Context, b *Blob, size int64, after *flight) (*stream, error) {
+	switch r := b.rider; {
+	case c.o.ProvenRanges && !r.whole:
+		return nil, fmt.Errorf("%s: %w", b.ref, errUnproved)
+	case r.whole && b.own == nil && r.off > 0:
+		return nil, b.cutOff()
+	case r.whole && b.own == nil:
+		b.own = b.ref.Digest.Hash()
+	}
+	for {
+		s, err := c.hailOnce(ctx, b, size, after)
+		if !errors.Is(err, errStranger) {
+			return s, err
+		}
+		if err := c.mayFollow(ctx, b.who()); err != nil {
+			return nil, err
+		}
+		b.allowed = true
+	}
+}
+
+func (c *Cache) hailOnce(ctx context.Context, b *Blob, size int64, after *flight) (*stream, error) {
+	key, r := flightKey{b.ref.Registry, b.ref.Digest}, b.rider
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
 	for _, s := range c.streams[key] {
-		if s.carry(r) {
-			return s
+		switch allowed := b.allowed || s.who == b.who(); {
+		case !s.carry(r, allowed):
+		case !allowed:
+			return nil, errStranger
+		default:
+			return s, nil
 		}
 	}
-	s := &stream{c: c, key: key, ref: ref, end: r.end, size: size, base: r.off, riders: map[*rider]*seat{}}
-	if r.whole {
-		if at.off > r.off {
-			at = checkpoint{}
-		}
-		s.hash, s.base, s.end = resumeHash(key.digest, at), at.off, forever
-	}
-	if s.pos = s.base; b != nil && b.pos == s.pos {
-		s.next = b
-	} else if b != nil {
-		_ = b.Body.Close()
+	s := &stream{c: c, key: key, who: b.who(), after: after, end: r.end, size: size, base: r.off, pos: r.off,
+		began: time.Now(), ring: &ring{}, riders: map[*rider]*seat{}}
+	if after != nil {
+		s.next = after.yield(s.pos)
 	}
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.began = time.Now()
-	s.marks = []checkpoint{{off: s.base, state: at.state}}
-	s.riders[r] = &seat{moved: s.began}
+	s.riders[r] = &seat{from: r.off, moved: s.began}
 	c.streams[key] = append(c.streams[key], s)
 	c.flying.Add(1)
 	go s.flow()
-	return s
+	return s, nil
 }
 
-// carry takes r aboard if the window still has its place.
-func (s *stream) carry(r *rider) bool {
+// carry reports whether the window has r's place or will soon have it, and takes it aboard if it is allowed.
+func (s *stream) carry(r *rider, allowed bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil || r.off < s.base || (r.whole && s.hash == nil) || (s.end < r.end && !s.proven) {
+	switch {
+	case s.err != nil || s.ctx.Err() != nil || r.off < s.base || s.end < r.end || s.over && r.off > s.pos:
 		return false
-	}
-	if !r.whole && r.off > s.pos+s.ring.size {
+	case r.off > s.pos+memoryWindow:
 		return false // too far ahead to wait for
 	}
-	s.riders[r] = &seat{moved: time.Now()}
+	if allowed {
+		s.riders[r] = &seat{from: r.off, moved: time.Now()}
+	}
 	return true
 }
 
@@ -110,15 +135,23 @@ func (s *stream) leave(r *rider) {
 	defer s.mu.Unlock()
 	delete(s.riders, r)
 	s.changed.fire()
-	if len(s.riders) == 0 && !s.proven {
+	if len(s.riders) == 0 {
 		s.fail(ErrClosed)
 		s.stop()
 	}
 }
 
+// replace puts a reader in the place of another.
+func (s *stream) replace(old, r *rider) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.riders[r] = s.riders[old]
+	delete(s.riders, old)
+}
+
 // fail notes why the stream ended. s.mu is held.
 func (s *stream) fail(err error) {
-	if s.err == nil && !s.proven {
+	if s.err == nil && !s.over {
 		s.err = err
 		s.changed.fire()
 	}
@@ -136,94 +169,130 @@ func (s *stream) flow() {
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
+	if s.next != nil {
+		_ = s.next.Close()
+	}
 	s.mu.Lock()
-	switch {
-	case err != nil:
+	readers := len(s.riders)
+	if err != nil {
 		s.fail(err)
-	case s.hash == nil || s.key.digest.Matches(s.hash):
-		s.proven = true
+	} else if s.err == nil {
+		s.over = true
 		s.changed.fire()
-	default:
-		s.c.stats.corrupt.Add(1)
-		err = corrupt(s.ref, "%d bytes came that are something else", s.pos)
-		s.fail(err)
 	}
 	s.mu.Unlock()
 	if err != nil && s.ctx.Err() == nil {
-		s.c.log.Warn("download failed", zap.Stringer("ref", s.ref), zap.Error(err))
+		s.c.log.Warn("download failed", zap.Stringer("ref", s.who.ref), zap.Int("readers", readers), zap.Error(err))
 	}
-	s.last()
+	s.linger()
 	s.c.leaveStream(s)
 	s.ring.close()
 }
 
-// last waits until the readers have read what the window holds.
-func (s *stream) last() {
+// linger waits until the readers have read what the window holds.
+func (s *stream) linger() {
 	for {
 		s.mu.Lock()
-		over := len(s.riders) == 0 || s.err != nil || s.ctx.Err() != nil
+		done := len(s.riders) == 0 || s.err != nil
 		wait := s.changed.wait()
 		s.mu.Unlock()
-		if over {
+		if done {
 			return
 		}
 		select {
 		case <-wait:
 		case <-s.ctx.Done():
+			return
 		}
+	}
+}
+
+// leaveStream takes an ended stream off the table.
+func (c *Cache) leaveStream(s *stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := c.streams[s.key]
+	for i := range list {
+		if list[i] == s {
+			list = append(list[:i:i], list[i+1:]...)
+			break
+		}
+	}
+	if c.streams[s.key] = list; len(list) == 0 {
+		delete(c.streams, s.key)
 	}
 }
 
 // leg makes one request for what is left.
-func (s *stream) leg() (progress bool, err error) {
+func (s *stream) leg() (got int64, err error) {
 	b := s.next
-	s.next = nil
-	if b == nil {
-		want := Want{Off: s.pos, N: -1}
-		if s.end != forever {
-			want.N = s.end - s.pos
+	if s.next = nil; b == nil {
+		if b, err = s.ask(); err != nil {
+			return 0, err
 		}
-		a, err := s.c.src.Open(s.ctx, s.ref, want)
-		if err != nil {
-			return false, err
-		}
-		b = &baton{Answer: a, pos: a.Off}
 	}
-	defer func() { err = joinClose(err, b.Body) }()
-	s.mu.Lock()
 	before := s.pos
-	if b.Size >= 0 && s.size >= 0 && b.Size != s.size {
-		err = fmt.Errorf("%s: now has %d bytes, had %d: %w", s.ref, b.Size, s.size, ErrUnavailable)
-	}
-	s.size, s.answered = max(s.size, b.Size), true
-	s.changed.fire()
-	s.mu.Unlock()
-	if err == nil {
+	if err = s.accept(b); err == nil {
 		err = s.pour(b)
 	}
-	return s.pos > before, err
+	if e := b.Close(); err == nil {
+		err = e
+	}
+	return s.pos - before, err
 }
 
+// ask opens what is left.
+func (s *stream) ask() (*baton, error) {
+	want := Want{Off: s.pos, N: -1}
+	if s.end != forever {
+		want.N = s.end - s.pos
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	a, err := s.c.src.Open(ctx, s.who.ref, want)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &baton{Answer: a, pos: a.Off, cancel: cancel}, nil
+}
+
+// accept notes what the source said before its first byte.
+func (s *stream) accept(b *baton) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case b.Size >= 0 && s.size >= 0 && b.Size != s.size:
+		return resized(s.who.ref, b.Size, s.size)
+	case b.Size >= 0 && b.Size < s.pos:
+		return resized(s.who.ref, b.Size, s.pos)
+	case b.pos > s.pos:
+		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", s.who.ref, s.pos, b.pos, ErrUnavailable)
+	}
+	s.size, s.said = max(s.size, b.Size), true
+	s.changed.fire()
+	return nil
+}
+
+// pour lets what the source sends pass through the window.
 func (s *stream) pour(b *baton) error {
+	// What a flight has opened does not end with this stream yet.
+	defer context.AfterFunc(s.ctx, b.cancel)()
 	buf := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(buf)
 	skip := s.pos - b.pos
-	if skip < 0 {
-		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", s.ref, s.pos, b.pos, ErrUnavailable)
-	}
 	if err := s.put(b.rest); err != nil {
 		return err
 	}
 	for {
 		n, err := b.Body.Read(buf[:])
 		s.c.stats.fetched.Add(uint64(n))
-		over := min(skip, int64(n))
-		skip -= over
-		if e := s.put(buf[over:n]); e != nil {
+		past := min(skip, int64(n))
+		skip -= past
+		if e := s.put(buf[past:n]); e != nil {
 			return e
 		}
 		if err == io.EOF {
-			return s.ended()
+			return s.complete(s.pos - skip)
 		}
 		if err != nil {
 			return err
@@ -231,16 +300,25 @@ func (s *stream) pour(b *baton) error {
 	}
 }
 
-func (s *stream) ended() error {
+// complete is the source's clean end, at a byte.
+func (s *stream) complete(at int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.size < 0 && s.end == forever {
-		s.size = s.pos
+	if s.size < 0 && s.end == forever && at == s.pos {
+		s.size = at
 	}
-	if s.pos < min(s.end, s.size) {
-		return fmt.Errorf("%s: ended at byte %d: %w", s.ref, s.pos, io.ErrUnexpectedEOF)
+	if at < s.last() {
+		return fmt.Errorf("%s: ended at byte %d: %w", s.who.ref, at, io.ErrUnexpectedEOF)
 	}
 	return nil
+}
+
+// last is where the stream ends, as far as is known. s.mu is held.
+func (s *stream) last() int64 {
+	if s.size >= 0 {
+		return min(s.end, s.size)
+	}
+	return s.end
 }
 
 // put moves the window over p.
@@ -250,74 +328,64 @@ func (s *stream) put(p []byte) error {
 		if err != nil {
 			return err
 		}
-		if n = min(n, s.end-s.pos); n == 0 {
-			return errEnough
-		}
-		if s.hash != nil {
-			s.hash.Write(p[:n])
-		}
-		s.mu.Lock()
 		if err := s.ring.put(p[:n], s.pos); err != nil {
 			s.shelter(err)
 			_ = s.ring.put(p[:n], s.pos) // memory takes everything
 		}
+		s.mu.Lock()
 		s.pos += n
-		if last := s.marks[len(s.marks)-1]; s.hash != nil && s.pos-last.off >= step {
-			s.marks = append(s.marks, checkpoint{off: s.pos, state: snapshot(s.hash)})
-		}
 		s.changed.fire()
 		s.mu.Unlock()
 		p = p[n:]
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pos >= s.last() {
+		return errEnough
+	}
 	return nil
 }
 
-// shelter moves the window from a disk that failed into memory, with as much of it as that holds. s.mu is held.
+// shelter moves the window from a disk that failed into memory, with as much of it as that holds.
 func (s *stream) shelter(err error) {
 	s.c.disk.failed(err)
-	old, from := s.ring, max(s.base, s.pos-memoryWindow/2)
-	s.ring = memoryRing()
+	fresh, from := memoryRing(), max(s.base, s.pos-memoryWindow/2)
 	buf := make([]byte, s.pos-from)
-	if old.get(buf, from) == nil {
-		_ = s.ring.put(buf, from)
+	if s.ring.get(buf, from) == nil {
+		_ = fresh.put(buf, from)
 	} else {
 		from = s.pos
 	}
-	old.close()
-	s.base = max(s.base, from)
-	for r, seat := range s.riders {
-		if r.off < s.base && !seat.out {
-			seat.out, seat.from = true, s.mark(r.off)
-		}
-	}
-}
-
-// exit is where the stream of a reader that fell out may begin.
-func (s *stream) exit(r *rider) checkpoint {
+	old := s.ring
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.riders[r].from
+	s.ring = fresh
+	for r, seat := range s.riders {
+		seat.out = seat.out || r.off < from
+	}
+	s.base = from
+	s.changed.fire()
+	s.mu.Unlock()
+	old.close()
 }
 
-// makeRoom waits until the window can take some of n more bytes, and returns how many.
+// makeRoom waits until the window can take some of n more bytes, and returns how many; errEnough at the end.
 func (s *stream) makeRoom(n int64) (int64, error) {
 	for {
 		s.mu.Lock()
-		now := time.Now()
-		free := s.base + s.ring.size - s.pos
-		wait := gather - now.Sub(s.began)
-		if free <= 0 && wait <= 0 {
-			wait = s.advance(now)
-			free = s.base + s.ring.size - s.pos
-		}
+		left := s.last() - s.pos
+		free, wait := s.advance(time.Now())
 		changed := s.changed.wait()
 		s.mu.Unlock()
-		if free > 0 {
-			return min(n, free), nil
+		switch {
+		case left <= 0:
+			return 0, errEnough
+		case free > 0:
+			return min(n, free, left), nil
 		}
 		t := time.NewTimer(wait)
 		select {
 		case <-changed:
+		case <-s.following():
 		case <-t.C:
 		case <-s.ctx.Done():
 		}
@@ -328,103 +396,64 @@ func (s *stream) makeRoom(n int64) (int64, error) {
 	}
 }
 
-// advance moves the window's start to the slowest reader, which falls out when it has not moved for too long. It
-// returns how long to wait for that. s.mu is held.
-func (s *stream) advance(now time.Time) (wait time.Duration) {
+// advance moves a full window's start to the slowest reader, which falls out when it has not moved for too long while
+// others wait. It returns how much room there is and, where that is none, how long to wait for more. s.mu is held.
+func (s *stream) advance(now time.Time) (free int64, wait time.Duration) {
+	free = s.base + s.ring.size - s.pos
+	if free > 0 {
+		return free, 0
+	}
+	if wait = s.gathering(now); wait > 0 {
+		return 0, wait
+	}
 	wait = patience
 	base := s.pos
 	for r, seat := range s.riders {
 		if seat.out {
 			continue
 		}
-		if still := now.Sub(seat.moved); r.off <= s.pos-s.ring.size && still >= patience {
-			seat.out, seat.from = true, s.mark(r.off)
-			continue
-		} else if r.off <= s.pos-s.ring.size {
-			wait = min(wait, patience-still)
+		if r.off <= s.base && len(s.riders) > 1 {
+			still := now.Sub(seat.moved)
+			if still >= patience && !seat.busy {
+				seat.out = true
+				continue
+			}
+			wait = min(wait, max(patience-still, time.Millisecond))
 		}
 		base = min(base, r.off)
 	}
-	if base > s.base {
-		s.base = base
-		for len(s.marks) > 1 && s.marks[1].off <= base {
-			s.marks = s.marks[1:]
-		}
-	}
-	return wait
+	s.base = max(s.base, base)
+	return s.base + s.ring.size - s.pos, wait
 }
 
-// mark is the last checkpoint at or before off. s.mu is held.
-func (s *stream) mark(off int64) (at checkpoint) {
-	for _, m := range s.marks {
-		if m.off <= off {
-			at = m
-		}
+// gathering is how much longer the window stays at its start: for those who come together, and for those who still
+// read what the flight before it left. s.mu is held.
+func (s *stream) gathering(now time.Time) time.Duration {
+	age := now.Sub(s.began)
+	if age < patience && s.after != nil && s.after.aboard() > 0 {
+		return patience - age
 	}
-	return at
+	return gather - age
 }
 
-// read copies what r may have from r.off on into buf and moves r on; io.EOF at the end, errOut where the window has
-// left it behind.
-func (s *stream) read(ctx context.Context, r *rider, buf []byte) (int, error) {
+// following tells when a reader has left the flight before.
+func (s *stream) following() <-chan struct{} {
+	if s.after == nil {
+		return nil
+	}
+	s.after.mu.Lock()
+	defer s.after.mu.Unlock()
+	return s.after.moved.wait()
+}
+
+// board waits for the first answer.
+func (s *stream) board(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		n, err := s.shown(r)
-		if n > 0 {
-			n = min(n, int64(len(buf)))
-			err = s.ring.get(buf[:n], r.off)
-			r.off += n
-			s.riders[r].moved = time.Now()
-			s.changed.fire()
-		}
+		said, err := s.said, s.err
 		wait := s.changed.wait()
 		s.mu.Unlock()
-		if n > 0 || err != nil {
-			return int(n), err
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
-}
-
-// shown is how many bytes from r.off on r may have now. s.mu is held.
-func (s *stream) shown(r *rider) (int64, error) {
-	if s.riders[r].out {
-		return 0, errOut
-	}
-	to := s.pos
-	switch {
-	case s.err != nil:
-		return 0, s.err
-	case s.proven:
-	case r.whole && s.size >= 0:
-		to = min(to, s.size-min(holdback, s.size))
-	case r.whole:
-		to -= holdback
-	}
-	if to = min(to, r.end); to > r.off {
-		return to - r.off, nil
-	}
-	if s.proven {
-		return 0, io.EOF
-	}
-	return 0, nil
-}
-
-// prove waits for the end, which can only be had for what fits the window.
-func (s *stream) prove(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		proven, err := s.proven, s.err
-		if err == nil && s.pos-s.base >= memoryWindow {
-			err = fmt.Errorf("%s: too large to be proven before it is sent, and cannot be kept: %w", s.ref, ErrUnavailable)
-		}
-		wait := s.changed.wait()
-		s.mu.Unlock()
-		if proven || err != nil {
+		if said || err != nil {
 			return err
 		}
 		select {
@@ -435,77 +464,137 @@ func (s *stream) prove(ctx context.Context) error {
 	}
 }
 
-// ring holds the bytes of a window, each at its offset modulo the size.
-type ring struct {
-	size int64
-	mem  []byte
-	file File
-}
-
-// newRing makes a window: on disk where that takes writes, else in memory.
-func (c *Cache) newRing(size int64) ring {
-	if c.disk.writable() && (size < 0 || size > memoryWindow) && c.disk.books.reserve(diskWindow) {
-		f, path, err := c.disk.temp()
-		if err == nil {
-			if err = c.disk.fs.Remove(path); err == nil {
-				return ring{size: diskWindow, file: &window{f, c.disk.books}}
+// read copies what r may have from r.off on into buf and moves r on; last says that it was all. io.EOF at the end,
+// errOut where the window has left it behind.
+func (s *stream) read(ctx context.Context, r *rider, buf []byte) (n int64, last bool, err error) {
+	for {
+		s.mu.Lock()
+		n, err := s.shown(r)
+		ring, wait := s.ring, s.changed.wait()
+		if n > 0 {
+			s.riders[r].busy = true
+		}
+		s.mu.Unlock()
+		if err != nil {
+			return 0, false, err
+		}
+		if n = min(n, int64(len(buf))); n > 0 {
+			done, last, err := s.took(r, n, ring, ring.get(buf[:n], r.off))
+			if done {
+				return n, last, err
 			}
-			_ = f.Close()
+			continue
 		}
-		c.disk.books.release(diskWindow)
-	}
-	return memoryRing()
-}
-
-func memoryRing() ring { return ring{size: memoryWindow, mem: make([]byte, memoryWindow)} }
-
-// window is a ring's file, with its place on the books.
-type window struct {
-	File
-	books *books
-}
-
-func (w *window) Close() error {
-	w.books.release(diskWindow)
-	return w.File.Close()
-}
-
-func (g ring) put(p []byte, off int64) error {
-	return g.pieces(p, off, func(p []byte, at int64) error {
-		if g.file == nil {
-			copy(g.mem[at:], p)
-			return nil
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return 0, false, ctx.Err()
 		}
-		_, err := g.file.WriteAt(p, at)
-		return err
-	})
+	}
 }
 
-func (g ring) get(p []byte, off int64) error {
-	return g.pieces(p, off, func(p []byte, at int64) error {
-		if g.file == nil {
-			copy(p, g.mem[at:])
-			return nil
+// took moves r over the n bytes that it copied from a ring, if they still were there.
+func (s *stream) took(r *rider, n int64, from *ring, err error) (done, last bool, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seat := s.riders[r]
+	seat.busy = false
+	switch {
+	case seat.out || s.ring != from: // look again
+		return false, false, nil
+	case err != nil && s.ctx.Err() != nil:
+		return true, false, ErrClosed
+	case err != nil: // a disk that does not give back what it took
+		s.c.disk.failed(err)
+		seat.out = true
+		return false, false, nil
+	}
+	r.off += n
+	seat.moved = time.Now()
+	s.changed.fire()
+	return true, s.over && r.off == s.pos, nil
+}
+
+// shown is how many bytes from r.off on r may have now. s.mu is held.
+func (s *stream) shown(r *rider) (int64, error) {
+	switch {
+	case s.err != nil:
+		return 0, s.err
+	case s.riders[r].out:
+		return 0, errOut
+	case r.size >= 0 && s.size >= 0 && r.size != s.size:
+		return 0, resized(s.who.ref, s.size, r.size)
+	}
+	to := s.pos
+	switch {
+	case s.over || !r.whole:
+	case s.size >= 0:
+		to = min(to, s.size-min(holdback, s.size))
+	default:
+		to -= holdback
+	}
+	if to = min(to, r.end); to > r.off {
+		return to - r.off, nil
+	}
+	if s.over {
+		return 0, io.EOF
+	}
+	return 0, nil
+}
+
+// prove waits for the end and compares everything with the digest, which can only be done for what fits the window.
+func (s *stream) prove(ctx context.Context, r *rider) error {
+	for {
+		s.mu.Lock()
+		over, err := s.over, s.err
+		if !over && s.ring.size > 0 && s.pos-s.base >= s.ring.size && s.pos < s.last() {
+			err = fmt.Errorf("%s: %w", s.who.ref, errUnproved)
 		}
-		_, err := g.file.ReadAt(p, at)
-		return err
-	})
+		wait := s.changed.wait()
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			return err
+		case over:
+			return s.compare(r)
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
-// pieces calls do for p's one or two places.
-func (g ring) pieces(p []byte, off int64, do func(p []byte, at int64) error) error {
-	at := off % g.size
-	n := min(int64(len(p)), g.size-at)
-	if err := do(p[:n], at); err != nil || n == int64(len(p)) {
-		return err
+// compare hashes everything from where r is, which is the start. The window does not move any more.
+func (s *stream) compare(r *rider) error {
+	h, buf := s.key.digest.Hash(), make([]byte, copySize)
+	for off := r.off; off < s.pos; {
+		n := min(int64(len(buf)), s.pos-off)
+		if err := s.ring.get(buf[:n], off); err != nil {
+			return fmt.Errorf("%s: %w: %w", s.who.ref, err, ErrUnavailable)
+		}
+		h.Write(buf[:n])
+		off += n
 	}
-	return do(p[n:], 0)
+	return s.judge(r, h)
 }
 
-func (g ring) close() {
-	if g.file != nil {
-		_ = g.file.Close()
+// judge compares what r, a reader of the whole, was shown with the digest. If all of that came from here, nobody else
+// is shown more of it.
+func (s *stream) judge(r *rider, h hash.Hash) error {
+	if s.key.digest.Matches(h) {
+		return nil
 	}
+	s.c.stats.corrupt.Add(1)
+	err := corrupt(s.who.ref, "something else came")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.riders[r].from == 0 && s.err == nil {
+		s.err = err
+		s.changed.fire()
+	}
+	return err
 }
 
 func (s *stream) sizeNow() int64 {
