@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -429,9 +428,4 @@ func together(n int, do func(i int)) {
 		wg.Go(func() { do(i) })
 	}
 	wg.Wait()
-}
-
-// fromZero is how many of the requests ask for the beginning.
-func fromZero(rs []request) int {
-	return len(slices.DeleteFunc(slices.Clone(rs), func(r request) bool { return r.want.Off != 0 || r.want.N >= 0 }))
 }
