@@ -75,7 +75,7 @@ var rows = []row{
 	{n: 43, name: "file replaced", test: rowReplaced},
 	{n: 44, name: "file deleted by hand", test: rowReplaced},
 	{n: 45, name: "slow disk", why: "the disk's own pace is not simulated: readers follow the file, and a write that lasts holds up its own download only"},
-	{n: 46, name: "disk full of foreign files", why: "the budget shrinks with what is free", where: []string{"cache.TestLargerThanBudget"}},
+	{n: 46, name: "disk full of foreign files", why: "the budget shrinks with what is free", where: []string{"cache.TestRestartEvictsNothing"}},
 	{n: 47, name: "wrong file times", why: "they order what the first scan finds, and nothing else; use is counted in memory"},
 	{n: 48, name: "store on NFS or overlay", why: "flock and rename are used as POSIX has them; no such file system is mounted in tests"},
 	{n: 49, name: "two processes on one directory", test: rowTwoProcesses},
