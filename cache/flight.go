@@ -289,8 +289,12 @@ func (b *baton) Close() error {
 // hand leaves an open answer to the stream that goes on.
 func (f *flight) hand(b *baton) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	old := f.baton
 	f.baton = b
+	f.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
 }
 
 // yield is what a stream from pos on needs of a flight that ended for want of room: its open answer, if that fits.

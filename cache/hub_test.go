@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -428,4 +429,9 @@ func together(n int, do func(i int)) {
 		wg.Go(func() { do(i) })
 	}
 	wg.Wait()
+}
+
+// fromZero is how many of the requests ask for everything.
+func fromZero(rs []request) int {
+	return len(slices.DeleteFunc(slices.Clone(rs), func(r request) bool { return r.want != Whole }))
 }

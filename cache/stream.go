@@ -32,6 +32,7 @@ type stream struct {
 	base    int64 // the window begins here
 	pos     int64 // and ends here; changed by flow alone
 	began   time.Time
+	stuck   time.Time // since when the window is full; zero: it is not
 	riders  map[*rider]*seat
 	said    bool // the source has answered
 	over    bool // all of it came
@@ -399,9 +400,11 @@ func (s *stream) makeRoom(n int64) (int64, error) {
 // advance moves a full window's start to the slowest reader, which falls out when it has not moved for too long while
 // others wait. It returns how much room there is and, where that is none, how long to wait for more. s.mu is held.
 func (s *stream) advance(now time.Time) (free int64, wait time.Duration) {
-	free = s.base + s.ring.size - s.pos
-	if free > 0 {
+	if free = s.base + s.ring.size - s.pos; free > 0 {
 		return free, 0
+	}
+	if s.stuck.IsZero() {
+		s.stuck = now
 	}
 	if wait = s.gathering(now); wait > 0 {
 		return 0, wait
@@ -412,17 +415,19 @@ func (s *stream) advance(now time.Time) (free int64, wait time.Duration) {
 		if seat.out {
 			continue
 		}
-		if r.off <= s.base && len(s.riders) > 1 {
-			still := now.Sub(seat.moved)
-			if still >= patience && !seat.busy {
+		if r.off <= s.base && len(s.riders) > 1 && !seat.busy {
+			left := patience - min(now.Sub(seat.moved), now.Sub(s.stuck))
+			if left <= 0 {
 				seat.out = true
 				continue
 			}
-			wait = min(wait, max(patience-still, time.Millisecond))
+			wait = min(wait, left)
 		}
 		base = min(base, r.off)
 	}
-	s.base = max(s.base, base)
+	if base > s.base {
+		s.base, s.stuck = base, time.Time{}
+	}
 	return s.base + s.ring.size - s.pos, wait
 }
 
