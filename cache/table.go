@@ -31,8 +31,8 @@ type table struct {
 	recent  *simplelru.LRU[string, []byte]
 	dirty   map[string][]byte // to be written; nil value: to be deleted
 	writing map[string][]byte // being written; not changed any more
-	pause   time.Time         // nothing is written, and no database opened, before
 	failing bool              // the last write failed
+	wake    chan struct{}     // something is dirty
 }
 
 const (
@@ -48,7 +48,7 @@ const (
 
 func openTable(path string, log *zap.Logger) *table {
 	recent, _ := simplelru.NewLRU[string, []byte](recentFacts, nil) // fails for a size below 1 only
-	t := &table{path: path, log: log, large: large, recent: recent, dirty: map[string][]byte{}}
+	t := &table{path: path, log: log, large: large, recent: recent, dirty: map[string][]byte{}, wake: make(chan struct{}, 1)}
 	t.open()
 	return t
 }
@@ -58,13 +58,15 @@ func (t *table) get(key string) []byte {
 	if v, ok := t.cached(key); ok {
 		return v
 	}
-	v, _ := use(t, func(b *bbolt.Bucket) []byte { return unseal([]byte(key), b.Get([]byte(key))) })
+	v, err := use(t, func(b *bbolt.Bucket) []byte { return unseal([]byte(key), b.Get([]byte(key))) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if newer, ok := t.known(key); ok { // put since we looked
 		return newer
 	}
-	t.recent.Add(key, v)
+	if err == nil {
+		t.recent.Add(key, v)
+	}
 	return v
 }
 
@@ -97,6 +99,10 @@ func (t *table) put(key string, value []byte) {
 func (t *table) write(key string, value []byte) {
 	if _, ok := t.dirty[key]; ok || len(t.dirty) < mostDirty {
 		t.dirty[key] = value
+	}
+	select {
+	case t.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -177,17 +183,24 @@ func (t *table) forget(key string) {
 
 // run writes what is put, until ctx ends.
 func (t *table) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		pause(ctx, flushEvery)
-		t.flush()
+	for {
+		select {
+		case <-t.wake:
+			pause(ctx, flushEvery)
+		case <-ctx.Done():
+			return
+		}
+		if !t.flush() {
+			pause(ctx, lookEvery)
+		}
 	}
 }
 
-// flush writes what is not written yet.
-func (t *table) flush() {
+// flush writes what is not written yet. What cannot be written waits for the next time.
+func (t *table) flush() bool {
 	batch := t.begin()
-	if batch == nil {
-		return
+	if len(batch) == 0 {
+		return true
 	}
 	if t.base.Load() == nil {
 		t.open()
@@ -200,22 +213,19 @@ func (t *table) flush() {
 		t.log.Warn("names and links are not written", zap.Error(err))
 	}
 	if t.failing = err != nil; t.failing {
-		t.pause = time.Now().Add(lookEvery)
 		for k, v := range batch {
 			if _, newer := t.dirty[k]; !newer {
 				t.write(k, v)
 			}
 		}
 	}
+	return err == nil
 }
 
-// begin takes what is to be written; nil where there is nothing, or no use in trying.
+// begin takes what is to be written.
 func (t *table) begin() map[string][]byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.dirty) == 0 || time.Now().Before(t.pause) {
-		return nil
-	}
 	t.writing, t.dirty = t.dirty, map[string][]byte{}
 	return t.writing
 }
@@ -255,10 +265,7 @@ func factSum(key, value []byte) uint32 {
 
 // close writes what it can and gives the database back.
 func (t *table) close() {
-	t.mu.Lock()
-	t.pause = time.Time{}
-	t.mu.Unlock()
-	t.flush()
+	_ = t.flush()
 	if b := t.base.Swap(nil); b != nil {
 		if err := guard(b.db.Close); err != nil {
 			t.log.Warn("names and links not closed", zap.Error(err))
