@@ -31,6 +31,13 @@ func (c *Cache) embark(ctx context.Context, b *Blob, r *rider, anew bool) error 
 }
 
 func (c *Cache) embarkOnce(ctx context.Context, b *Blob, r *rider, anew, shut bool) error {
+	s, err := c.passing(ctx, b, r)
+	if err != nil {
+		return err
+	}
+	if s != nil {
+		return b.catch(ctx, s, r)
+	}
 	f, began, err := c.join(ctx, b.who(), anew, shut)
 	if err != nil {
 		return err
@@ -50,6 +57,24 @@ func (c *Cache) embarkOnce(ctx context.Context, b *Blob, r *rider, anew, shut bo
 	if f.isFull() {
 		err = b.transfer(ctx)
 	}
+	if err == nil {
+		err = b.learnSize()
+	}
+	if err != nil {
+		b.leave()
+	}
+	return err
+}
+
+// catch has b's reader r follow s, which has taken it aboard.
+func (b *Blob) catch(ctx context.Context, s *stream, r *rider) error {
+	if b.rider == nil {
+		b.From = FromFlight
+	}
+	if b.stream, b.rider = s, r; r.whole {
+		b.own = b.ref.Digest.Hash()
+	}
+	err := theirs(s.board(ctx), s.who, b.who())
 	if err == nil {
 		err = b.learnSize()
 	}

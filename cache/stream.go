@@ -92,14 +92,8 @@ func (c *Cache) hailOnce(ctx context.Context, b *Blob, size int64, after *flight
 	if c.closed {
 		return nil, ErrClosed
 	}
-	for _, s := range c.streams[key] {
-		switch allowed := b.allowed || s.who == b.who(); {
-		case !s.carry(r, allowed):
-		case !allowed:
-			return nil, errStranger
-		default:
-			return s, nil
-		}
+	if s, err := c.carrier(key, b, r); s != nil || err != nil {
+		return s, err
 	}
 	s := &stream{c: c, key: key, who: b.who(), after: after, end: r.end, size: size, base: r.off, pos: r.off,
 		began: time.Now(), ring: &ring{}, riders: map[*rider]*seat{}}
@@ -112,6 +106,42 @@ func (c *Cache) hailOnce(ctx context.Context, b *Blob, size int64, after *flight
 	c.flying.Add(1)
 	go s.flow()
 	return s, nil
+}
+
+// carrier is the stream that takes r aboard; nil where there is none. errStranger: there is, but r must be allowed
+// first. c.mu is held.
+func (c *Cache) carrier(key flightKey, b *Blob, r *rider) (*stream, error) {
+	for _, s := range c.streams[key] {
+		switch allowed := b.allowed || s.who == b.who(); {
+		case !s.carry(r, allowed):
+		case !allowed:
+			return nil, errStranger
+		default:
+			return s, nil
+		}
+	}
+	return nil, nil
+}
+
+// passing takes r aboard what passes through just now without being kept, where there is such a thing and its window
+// has the place: the source need not be asked for that again. nil: there is none.
+func (c *Cache) passing(ctx context.Context, b *Blob, r *rider) (*stream, error) {
+	if c.o.ProvenRanges && !r.whole || r.whole && r.off > 0 {
+		return nil, nil
+	}
+	key := flightKey{b.ref.Registry, b.ref.Digest}
+	for {
+		c.mu.Lock()
+		s, err := c.carrier(key, b, r)
+		c.mu.Unlock()
+		if !errors.Is(err, errStranger) {
+			return s, err
+		}
+		if err := c.mayFollow(ctx, b.who()); err != nil {
+			return nil, err
+		}
+		b.allowed = true
+	}
 }
 
 // carry reports whether the window has r's place or will soon have it, and takes it aboard if it is allowed.
