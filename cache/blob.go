@@ -240,10 +240,11 @@ func (b *Blob) fromFlight(ctx context.Context, out *outlet) error {
 			return b.divert(ctx)
 		}
 	}
-	before := out.sent
+	before := out.sent // a stretch at a time: it may turn out wrong while it is being read
 	if b.own == nil {
-		err = out.file(b.file, r.off, n)
+		_, err = out.some(b.file, r.off, n)
 	} else {
+		n = min(n, pieceSize)
 		err = b.passFile(out, b.file, r.off, n, r.off+n == f.sizeNow())
 	}
 	f.advanced(r, out.sent-before)

@@ -69,24 +69,33 @@ func (o *outlet) bytes(p []byte) error {
 
 // file sends n bytes of f from off on.
 func (o *outlet) file(f File, off, n int64) error {
+	for n > 0 {
+		m, err := o.some(f, off, n)
+		if err != nil {
+			return err
+		}
+		off, n = off+m, n-m
+	}
+	return nil
+}
+
+// some sends one stretch of f from off on, of at most n bytes, and returns how many it was.
+func (o *outlet) some(f File, off, n int64) (int64, error) {
 	if _, ok := f.(*os.File); !ok {
 		return o.copy(f, off, n)
 	}
-	for n > 0 {
-		m, err := o.stretch(f, off, n)
-		o.sent += m
-		off, n = off+m, n-m
-		if errors.Is(err, os.ErrDeadlineExceeded) && m >= slowestRate {
-			continue // slow, but reading
-		}
-		if err == nil && m == 0 {
-			err = &rotten{io.ErrUnexpectedEOF}
-		}
-		if err != nil {
-			return o.blame(f, off, err)
-		}
+	m, err := o.stretch(f, off, n)
+	o.sent += m
+	if errors.Is(err, os.ErrDeadlineExceeded) && m >= slowestRate {
+		return m, nil // slow, but reading
 	}
-	return nil
+	if err == nil && m == 0 {
+		err = &rotten{io.ErrUnexpectedEOF}
+	}
+	if err != nil {
+		err = o.blame(f, off+m, err)
+	}
+	return m, err
 }
 
 // stretch sends up to n bytes of f from off on. Stretches grow while the client takes them at once: where the bytes
@@ -131,18 +140,15 @@ func (o *outlet) blame(f File, off int64, err error) error {
 	return err
 }
 
-// copy sends n bytes of f from off on through user space, for files that are not the operating system's own.
-func (o *outlet) copy(f File, off, n int64) error {
-	buf := make([]byte, min(n, copySize))
-	for n > 0 {
-		m, err := f.ReadAt(buf[:min(n, copySize)], off)
-		if m == 0 {
-			return &rotten{err}
-		}
-		if err := o.bytes(buf[:m]); err != nil {
-			return err
-		}
-		off, n = off+int64(m), n-int64(m)
+// copy is some for files that are not the operating system's own: through user space.
+func (o *outlet) copy(f File, off, n int64) (int64, error) {
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	m, err := f.ReadAt(buf[:min(n, pieceSize)], off)
+	if m == 0 {
+		return 0, &rotten{err}
 	}
-	return nil
+	before := o.sent
+	err = o.bytes(buf[:m])
+	return o.sent - before, err
 }
