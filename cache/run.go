@@ -33,7 +33,7 @@ const (
 	firstPause   = 100 * time.Millisecond
 	longestPause = 10 * time.Second
 	// enough is what a request must bring to count as a success: else a source could have itself asked for each byte.
-	enough = 1 << 10
+	enough = 64 << 10
 	// pieceSize is read from the network at a time: larger ones cost memory per run and save little.
 	pieceSize = 128 << 10
 )
