@@ -88,7 +88,7 @@ var faults = []ill{
 	{"empty 200", func(r *origintest.Rule) { r.Empty() }, down, down, down, wrong, wrong, ""},
 	{"204", func(r *origintest.Rule) { r.NoContent() }, down, down, down, down, down, down},
 	{"unrequested 206", func(r *origintest.Rule) { r.Partial(0, 50) }, down, down, down, down, down, down},
-	{"wrong Content-Range", func(r *origintest.Rule) { r.Header("Content-Range", "bytes 5-9/7") }, whole, whole, whole, whole, whole, whole},
+	{"wrong Content-Range", func(r *origintest.Rule) { r.Header("Content-Range", "bytes 5-9/7") }, whole, whole, whole, whole, down, whole},
 	{"gzip", func(r *origintest.Rule) { r.Gzip() }, down, down, down, down, down, down},
 	{"wrong Docker-Content-Digest", func(r *origintest.Rule) { r.Header("Docker-Content-Digest", otherDigest) }, wrong, whole, "", whole, whole, whole},
 	{"no Docker-Content-Digest", func(r *origintest.Rule) { r.Header("Docker-Content-Digest", "") }, whole, whole, whole, whole, whole, whole},
