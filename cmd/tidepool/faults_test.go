@@ -31,6 +31,7 @@ const (
 	tooMuch   = "415 UNSUPPORTED"
 	limitedBy = "429 TOOMANYREQUESTS"
 	noEntry   = "403 DENIED"
+	either    = "whole or 502" // whether a part comes depends on whether another request for the whole is under way
 )
 
 // blobSize is so large that a blob is neither kept in memory nor held back to its end; the part that is asked for lies
@@ -88,7 +89,7 @@ var faults = []ill{
 	{"empty 200", func(r *origintest.Rule) { r.Empty() }, down, down, down, wrong, wrong, ""},
 	{"204", func(r *origintest.Rule) { r.NoContent() }, down, down, down, down, down, down},
 	{"unrequested 206", func(r *origintest.Rule) { r.Partial(0, 50) }, down, down, down, down, down, down},
-	{"wrong Content-Range", func(r *origintest.Rule) { r.Header("Content-Range", "bytes 5-9/7") }, whole, whole, whole, whole, down, whole},
+	{"wrong Content-Range", func(r *origintest.Rule) { r.Header("Content-Range", "bytes 5-9/7") }, whole, whole, whole, whole, either, whole},
 	{"gzip", func(r *origintest.Rule) { r.Gzip() }, down, down, down, down, down, down},
 	{"wrong Docker-Content-Digest", func(r *origintest.Rule) { r.Header("Docker-Content-Digest", otherDigest) }, wrong, whole, "", whole, whole, whole},
 	{"no Docker-Content-Digest", func(r *origintest.Rule) { r.Header("Docker-Content-Digest", "") }, whole, whole, whole, whole, whole, whole},
@@ -158,7 +159,7 @@ func (f ill) run(t *testing.T, img *origintest.Image, blob *origintest.Content, 
 			f.spoil(o.When(append(more, q.kind)...))
 
 			a := w.put(q)
-			if got := a.outcome(q); got != q.want {
+			if got := a.outcome(q); got != q.want && (q.want != either || got != whole && got != down) {
 				t.Errorf("brings %q (%v), want %q; %.300s", got, a, q.want, a.body)
 			}
 			if a.took > 2*time.Minute {

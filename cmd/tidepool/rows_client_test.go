@@ -87,7 +87,7 @@ func crowd(n int, do func(i int)) {
 // A thousand clients of one cold blob are one request upstream.
 func rowThousandClients(t *testing.T) {
 	o := origintest.New()
-	blob := o.PutBlob(repo, origintest.Synthetic(1, 128<<10))
+	blob := o.PutBlob(repo, origintest.Synthetic(1, 72<<10))
 	want := blob.Bytes()
 	w := inBubble(t, o)
 	crowd(1000, func(int) {

@@ -53,14 +53,6 @@ func rowDiskFull(t *testing.T) {
 	w.keepsOnlyTruth()
 }
 
-// admin asks at the listener for operators.
-func (w *pool) admin(path string) answered {
-	w.t.Helper()
-	at := *w
-	at.url = "http://" + w.adminAddr.String()
-	return at.get(path)
-}
-
 // A bit flips at rest. After an unclean end no whole answer holds it; after a clean one the scrub finds it.
 func rowBitFlip(t *testing.T) {
 	o := origintest.New()

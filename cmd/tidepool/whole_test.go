@@ -193,9 +193,12 @@ func (w *pool) do(method, path string, headers ...string) (a answered) {
 	return a
 }
 
-// ask is do for an answer that is not read yet.
+// ask is do for an answer that is not read yet. A path may have a host of its own.
 func (w *pool) ask(ctx context.Context, method, path string, headers ...string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, w.url+path, nil)
+	if strings.HasPrefix(path, "/") {
+		path = w.url + path
+	}
+	req, err := http.NewRequestWithContext(ctx, method, path, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -221,6 +224,12 @@ func (w *pool) get(path string, headers ...string) answered {
 func (w *pool) head(path string, headers ...string) answered {
 	w.t.Helper()
 	return w.do(http.MethodHead, path, headers...)
+}
+
+// admin asks at the listener for operators.
+func (w *pool) admin(path string) answered {
+	w.t.Helper()
+	return w.get("http://" + w.adminAddr.String() + path)
 }
 
 // String says what came, for messages.
