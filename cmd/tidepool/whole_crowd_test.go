@@ -270,7 +270,7 @@ func TestCrowdWithoutRoom(t *testing.T) {
 	}{
 		{"disk full", 50, 10 << 20, plan{world: world{fs: full}}},
 		{"larger than the budget", 50, 10 << 20, plan{flags: map[string][]string{"disk": {"8MiB"}}}},
-		{"larger than the budget and the window", 4, 96 << 20, plan{flags: map[string][]string{"disk": {"80MiB"}}}},
+		{"larger than the budget and the window", 3, 72 << 20, plan{flags: map[string][]string{"disk": {"70MiB"}}}},
 	} {
 		bubble(t, c.name, func(t *testing.T) {
 			o := origintest.New()
