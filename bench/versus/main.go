@@ -13,6 +13,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -154,5 +155,5 @@ func run(ctx context.Context, o options) error {
 	for _, s := range b.servers {
 		r.Contestants = append(r.Contestants, s.name)
 	}
-	return r.deliver(o)
+	return errors.Join(r.deliver(o), r.failure(contestants[0].name))
 }

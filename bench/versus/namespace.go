@@ -34,15 +34,17 @@ func enclose(ctx context.Context, args []string) (entered bool, err error) {
 	return true, cmd.Wait()
 }
 
-// namespaces asks for a new network, and, for who is not root, to be root in there.
+// namespaces asks for a new network, and, for who is not root, for the right to arrange it.
 func namespaces() *syscall.SysProcAttr {
-	if os.Geteuid() == 0 {
+	user, group := os.Geteuid(), os.Getegid()
+	if user == 0 {
 		return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	}
 	return &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWNET | unix.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: user, HostID: user, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: group, HostID: group, Size: 1}},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN},
 	}
 }
 

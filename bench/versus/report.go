@@ -51,6 +51,19 @@ func (r report) deliver(o options) error {
 	return nil
 }
 
+// failure says what the contestant could not do.
+func (r report) failure(name string) error {
+	if why := r.LeftOut[name]; why != "" {
+		return fmt.Errorf("%s: %s", name, why)
+	}
+	for _, s := range r.Results {
+		if why := s.Failed[name]; why != "" {
+			return fmt.Errorf("%s, %s: %s", name, s.Load, why)
+		}
+	}
+	return nil
+}
+
 // table writes r as Markdown: what was measured, how tidepool compares, and where.
 func (r report) table(w io.Writer) {
 	fmt.Fprintf(w, "# Against others\n\nMedians of %d repetitions (with stopped clients: at most 3), each contestant in turn; ± is half the range.\n\n", r.Reps)

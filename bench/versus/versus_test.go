@@ -178,6 +178,17 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestFailureOfOurOwn(t *testing.T) {
+	r := report{Results: []*result{{Load: "hot", Failed: map[string]string{"nginx": "fell over"}}}}
+	if err := r.failure("tidepool"); err != nil {
+		t.Error(err)
+	}
+	r.Results[0].Failed["tidepool"] = "fell over"
+	if err := r.failure("tidepool"); err == nil {
+		t.Error("a load that failed is no failure")
+	}
+}
+
 func TestParse(t *testing.T) {
 	o, err := parse([]string{"-rows", "hot,cold", "-reps", "3", "-size", "8"})
 	if err != nil || len(o.rows) != 2 || o.size != 8<<20 {
