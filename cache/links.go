@@ -50,10 +50,11 @@ func (c *Cache) grant(who asked, size int64) {
 	c.facts.put(linkKey(who), link{at: c.now(), size: size}.encode())
 }
 
-// proved notes that ref's registry has the bytes, and said yes to who.
+// proved notes that ref's registry has said yes to who, and then that it has the bytes: who finds the latter and not the
+// former has to ask.
 func (c *Cache) proved(who asked, size int64) {
-	c.facts.put(proofKey(who.ref.Registry, who.ref.Digest), link{at: c.now(), size: size}.encode())
 	c.grant(who, size)
+	c.facts.put(proofKey(who.ref.Registry, who.ref.Digest), link{at: c.now(), size: size}.encode())
 }
 
 // revoke forgets every yes of a registry to a caller for a repository, for it has just said no.
@@ -89,6 +90,9 @@ func (c *Cache) permit(ctx context.Context, ref Ref, size int64) error {
 	}
 	if !c.possesses(ref.Registry, ref.Digest) {
 		return c.challenge(ctx, who, size)
+	}
+	if c.linked(who) { // just now
+		return nil
 	}
 	_, err := c.inquire(ctx, who)
 	if err == nil {
@@ -161,6 +165,9 @@ func (c *Cache) challenge(ctx context.Context, who asked, size int64) error {
 
 // compare fetches a sample from the registry and compares it with what is held.
 func (c *Cache) compare(ctx context.Context, who asked, size int64) error {
+	if c.linked(who) { // just now
+		return nil
+	}
 	own, ok := c.disk.peek(slot{digest: who.ref.Digest})
 	if !ok {
 		return errUnproven
