@@ -130,8 +130,8 @@ func TestStall(t *testing.T) {
 					t.Errorf("%d: %v", i, err)
 				}
 			})
+			synctest.Wait() // the first one's request is the one that stalls
 		}
-		synctest.Wait()
 		began := time.Now()
 		cancel()
 		wg.Wait()

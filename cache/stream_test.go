@@ -324,7 +324,7 @@ func TestNobodyTakesTheBaton(t *testing.T) {
 
 // A window on disk that cannot be written or read any more.
 func TestWindowFails(t *testing.T) {
-	blob := newSynthetic(10, 24<<20)
+	blob := newSynthetic(10, 96<<20)
 	for _, verb := range []string{"write", "read"} {
 		h := newHub()
 		ref := h.have("docker.io", "library/a", blob.digest, blob)
@@ -338,17 +338,15 @@ func TestWindowFails(t *testing.T) {
 			}
 			return nil
 		}}
-		c := open(t, h, Options{FS: disk})
-		c.disk.books.trim(80<<20, 80<<20)
-		if !c.disk.books.reserve(10 << 20) { // so that the window fits, but not the blob
-			t.Fatal("no room")
-		}
-		c.disk.books.wanted, c.disk.books.budget = 20<<20, 20<<20
+		c := open(t, h, Options{FS: disk, Disk: 80 << 20}) // the window fits, the blob does not
 		together(4, func(i int) {
 			if n, _, err := fetch(t.Context(), c, ref, 0, -1, blob); err != nil {
 				t.Errorf("%s: %d: %d bytes, %v", verb, i, n, err)
 			}
 		})
+		if n <= 40 {
+			t.Errorf("%s: the window was on disk for %d operations only", verb, n)
+		}
 	}
 }
 
