@@ -49,10 +49,29 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 }
 
 func (osFS) Rename(from, to string) error                { return os.Rename(from, to) }
-func (osFS) Remove(name string) error                    { return os.RemoveAll(name) }
 func (osFS) MkdirAll(dir string, perm fs.FileMode) error { return os.MkdirAll(dir, perm) }
-func (osFS) ReadDir(dir string) ([]fs.DirEntry, error)   { return os.ReadDir(dir) }
 func (osFS) Lstat(name string) (fs.FileInfo, error)      { return os.Lstat(name) }
+
+func (osFS) Remove(name string) error {
+	err := os.Remove(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return nil
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return os.RemoveAll(name)
+	}
+	return err
+}
+
+// ReadDir lists a directory in no order. It does not wait for the other end of a pipe in its place either.
+func (osFS) ReadDir(dir string) ([]fs.DirEntry, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	list, err := f.ReadDir(-1)
+	return list, errors.Join(err, f.Close())
+}
 
 func (osFS) SyncFS(f File) error {
 	d, ok := f.(interface{ Fd() uintptr })

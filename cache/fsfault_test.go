@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,7 @@ type faulty struct {
 	osFS
 	mu    sync.Mutex
 	fault func(act) error
+	delay func(act) time.Duration // how long an operation takes
 	n     int
 	acts  []act
 	dirty map[string][]span // written since the last sync
@@ -45,6 +47,9 @@ type faulty struct {
 var errShort = errors.New("half of it")
 
 func (f *faulty) do(verb, name string, from ...string) error {
+	if f.delay != nil {
+		time.Sleep(f.delay(act{verb: verb, name: name}))
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n++

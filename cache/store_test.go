@@ -20,8 +20,11 @@ import (
 
 // stored is a directory with what a process left there. For tests in a bubble.
 func stored(t *testing.T, w *things, clean bool) (dir string) {
+	return storedIn(t, ramDir(t), w, clean)
+}
+
+func storedIn(t *testing.T, dir string, w *things, clean bool) string {
 	t.Helper()
-	dir = ramDir(t)
 	c := launch(t, w, Options{Dir: dir})
 	if err := w.pullAll(t.Context(), c); err != nil {
 		t.Fatal(err)
