@@ -170,7 +170,7 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 		c: c, key: key, who: who, size: -1, prepared: make(chan struct{}), over: make(chan struct{}),
 		riders: map[*rider]struct{}{}, granted: map[asked]struct{}{},
 	}
-	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	f.ctx, f.stop = context.WithCancel(c.doubts.tell(context.WithoutCancel(ctx), key))
 	c.flights[key] = f
 	c.flying.Add(1)
 	return f

@@ -70,6 +70,7 @@ type Cache struct {
 	disk   *disk
 	memory *memory
 	facts  *table
+	doubts doubts
 	stats  counters
 
 	names     group[asked, resolved]

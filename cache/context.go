@@ -18,6 +18,7 @@ type (
 	callerKey  struct{}
 	urgencyKey struct{}
 	hopsKey    struct{}
+	doubtsKey  struct{}
 )
 
 // WithCaller returns ctx with c as the one who asks.
@@ -47,4 +48,16 @@ func WithHops(ctx context.Context, via string) context.Context {
 func HopsOf(ctx context.Context) string {
 	v, _ := ctx.Value(hopsKey{}).(string)
 	return v
+}
+
+// WithDoubts returns ctx for content of which so many of the last answers turned out to be something else: a source
+// that has several places to ask should begin with another one each time.
+func WithDoubts(ctx context.Context, times int) context.Context {
+	return context.WithValue(ctx, doubtsKey{}, times)
+}
+
+// DoubtsOf is what WithDoubts set; 0 where nothing is in doubt.
+func DoubtsOf(ctx context.Context) int {
+	n, _ := ctx.Value(doubtsKey{}).(int)
+	return n
 }

@@ -114,6 +114,9 @@ func (f *flight) fly() {
 	if !errors.Is(err, errIdle) && !errors.Is(err, errNoRoom) && !errors.Is(err, ErrClosed) {
 		f.c.log.Warn("download failed", zap.Stringer("ref", f.who.ref), zap.Int("readers", f.aboard()), zap.Error(err))
 	}
+	if errors.Is(err, ErrCorrupt) {
+		f.c.doubts.add(f.key)
+	}
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, errNoRoom) {
 		f.part.discard()
 	} else {

@@ -100,7 +100,7 @@ func (c *Cache) hailOnce(ctx context.Context, b *Blob, size int64, after *flight
 	if after != nil {
 		s.next = after.yield(s.pos)
 	}
-	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.ctx, s.stop = context.WithCancel(c.doubts.tell(context.WithoutCancel(ctx), key))
 	s.riders[r] = &seat{from: r.off, moved: s.began}
 	c.streams[key] = append(c.streams[key], s)
 	c.flying.Add(1)
@@ -622,6 +622,7 @@ func (s *stream) judge(r *rider, h hash.Hash) error {
 		return nil
 	}
 	s.c.stats.corrupt.Add(1)
+	s.c.doubts.add(s.key)
 	err := corrupt(s.who.ref, "something else came")
 	s.mu.Lock()
 	defer s.mu.Unlock()

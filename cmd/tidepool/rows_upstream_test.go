@@ -248,22 +248,26 @@ func rowTokenServer(t *testing.T) {
 	w.pulls("latest", img)
 }
 
-// Two mirrors, of which one has other bytes under the digest: the digest decides.
+// Two mirrors, of which one has other bytes under the digest: the digest decides, and who has it right is found.
 func rowMirrorsDisagree(t *testing.T) {
 	n, bad, good := new(origintest.Net), origintest.New(), origintest.New()
 	img := good.PutImage(repo, "latest", origintest.Spec{})
 	bad.Put(repo, "latest", img)
 	origintest.ServeIn(t, n, "mirror.test:80", bad)
-	bad.When(origintest.GET).Flip(5)
 	w := inBubble(t, good, plan{net: n, hubs: map[string]string{},
 		file: "upstreams: {docker.io: {endpoints: ['http://mirror.test', 'http://hub.test']}}"})
+	flips := bad.When(origintest.GET, origintest.Manifest).Flip(5)
+	w.get(digestPath(img.Top.Digest)).brings(t, img.Top.Content) // not shown before it is proven, so the other is asked
+	flips.End()
+	time.Sleep(time.Minute)
 	w.get(manifestPath("latest")).brings(t, img.Top.Content)
-	w.get(digestPath(img.Top.Digest)).brings(t, img.Top.Content)
-	blob := img.Blobs[len(img.Blobs)-1]
-	for range 3 {
-		if a := w.get(blobPath(blob.Digest)); a.status == http.StatusOK && a.err == nil {
-			a.brings(t, blob.Content)
+	bad.When(origintest.GET, origintest.Blob).Flip(5)
+	for _, size := range []int64{1 << 10, 300 << 10} {
+		blob := bad.PutBlob(repo, good.PutBlob(repo, origintest.Synthetic(uint64(size), size)))
+		if a := w.get(blobPath(blob.Digest())); a.err == nil && a.status == http.StatusOK {
+			t.Errorf("%v", a)
 		}
+		w.get(blobPath(blob.Digest())).brings(t, blob)
 	}
 	w.keepsOnlyTruth()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,6 +42,10 @@ type shared struct {
 func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(*endpoint) (cache.Answer, error)) (cache.Answer, error) {
 	var v verdict
 	endpoints, skipped := order(h.endpoints, time.Now())
+	if len(endpoints) > 1 { // an endpoint may have a damaged copy and be well otherwise
+		n := cache.DoubtsOf(ctx) % len(endpoints)
+		endpoints = slices.Concat(endpoints[n:], endpoints[:n])
+	}
 	for _, e := range endpoints {
 		a, err := ask(e)
 		if err == nil {
