@@ -211,7 +211,7 @@ func (f *flight) pour(r *run, b *baton) (got int64, over bool, err error) {
 	defer pieces.Put(buf)
 	skip := r.pos - b.Off // where the source cannot skip
 	for {
-		n, err := b.Body.Read(buf[:])
+		n, err := b.Body.Read(buf[:pieceSize-r.pos%pieceSize])
 		f.c.stats.fetched.Add(uint64(n))
 		past := min(skip, int64(n))
 		skip -= past

@@ -28,6 +28,7 @@ type answer struct {
 	size    int64     // what Content-Length says; negative: nothing
 	timed   bool      // somebody set a deadline for what is written
 	torn    bool      // the connection is to be cut
+	corked  *counted  // holds a packet back until it is full; nil: does not
 	values  [12]string
 	nvalues int
 
@@ -195,6 +196,7 @@ func (a *answer) send(status int, body []byte) error {
 
 // finish ends the answer: well, or by telling why not, or by having the connection cut.
 func (a *answer) finish() {
+	defer a.uncork()
 	switch {
 	case a.err == nil:
 		a.begin()

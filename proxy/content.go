@@ -94,6 +94,7 @@ func (a *answer) pour(ctx context.Context, b *cache.Blob, size int64) error {
 func (a *answer) whole(ctx context.Context, b *cache.Blob, size int64) error {
 	a.status = http.StatusOK
 	a.length(size)
+	a.ahead(b.From, size)
 	if err := b.SendRange(ctx, a, 0, -1); err != nil {
 		return err
 	}
@@ -104,6 +105,7 @@ func (a *answer) part(ctx context.Context, b *cache.Blob, s span, size int64) er
 	a.status = http.StatusPartialContent
 	a.set("Content-Range", s.of(size))
 	a.length(s.n)
+	a.ahead(b.From, s.n)
 	if err := b.SendRange(ctx, a, s.off, s.n); err != nil {
 		return err
 	}
