@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -49,6 +50,7 @@ type Answer struct {
 
 // Metrics counts answers, and reads everything else where it is counted.
 type Metrics struct {
+	series   sync.Map // labels → *series: to find them by their labels takes longer than to count
 	registry *prometheus.Registry
 	answers  *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
@@ -88,15 +90,40 @@ func (m *Metrics) begin() {
 	}
 }
 
+// labels tell answers apart.
+type labels struct {
+	kind, tier string
+	status     int
+}
+
+// series are what answers with the same labels are counted in.
+type series struct {
+	answers, bytes prometheus.Counter
+	took, first    prometheus.Observer
+}
+
 // Observe counts one answer.
 func (m *Metrics) Observe(a Answer) {
-	kind, tier := orNone(a.Kind), orNone(a.Tier)
-	m.answers.WithLabelValues(kind, tier, strconv.Itoa(a.Status)).Inc()
-	m.bytes.WithLabelValues(kind, tier).Add(float64(a.Bytes))
-	m.took.WithLabelValues(kind, tier).Observe(a.Seconds)
+	s := m.find(labels{a.Kind, a.Tier, a.Status})
+	s.answers.Inc()
+	s.bytes.Add(float64(a.Bytes))
+	s.took.Observe(a.Seconds)
 	if a.First > 0 {
-		m.first.WithLabelValues(kind, tier).Observe(a.First)
+		s.first.Observe(a.First)
 	}
+}
+
+func (m *Metrics) find(l labels) *series {
+	if s, ok := m.series.Load(l); ok {
+		return s.(*series)
+	}
+	kind, tier := orNone(l.kind), orNone(l.tier)
+	s := &series{
+		m.answers.WithLabelValues(kind, tier, strconv.Itoa(l.status)), m.bytes.WithLabelValues(kind, tier),
+		m.took.WithLabelValues(kind, tier), m.first.WithLabelValues(kind, tier),
+	}
+	m.series.Store(l, s)
+	return s
 }
 
 func orNone(s string) string {

@@ -8,7 +8,7 @@
 //	go run ./bench/versus -rows hot,cold -reps 9
 //	go run ./bench/versus -write bench/RESULTS.md
 //
-// It wants Debian's nginx-light, varnish, docker-registry and wrk; what is missing is left out by name.
+// It wants Debian's nginx-light, varnish, docker-registry and wrk; what is missing is left out by name. A bare server on net/http shows what Go can reach.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -35,6 +36,8 @@ type options struct {
 	profile string   // a directory for perf's records of tidepool; empty: none
 	binary  string   // tidepool; empty: built from source
 	inside  bool     // a network of our own
+	bare    string   // be the contestant of that name, on this address
+	before  string   // its origin
 }
 
 func main() {
@@ -42,6 +45,10 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "versus:", err)
 		os.Exit(2)
+	}
+	if o.bare != "" {
+		fmt.Fprintln(os.Stderr, http.ListenAndServe(o.bare, &bare{origin: o.before}))
+		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -93,6 +100,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.profile, "profile", "", "record tidepool with perf under each load into this directory")
 	f.StringVar(&o.binary, "tidepool", "", "the tidepool to run (built from the source around)")
 	f.BoolVar(&o.inside, "inside", false, "be in a network of its own already (not for people)")
+	f.StringVar(&o.bare, "bare", "", "be a contestant at this address (not for people)")
+	f.StringVar(&o.before, "before", "", "the origin of -bare (not for people)")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

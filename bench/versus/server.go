@@ -36,6 +36,7 @@ var contestants = []contestant{
 	{"nginx", nginx},
 	{"docker-registry", dockerRegistry},
 	{"varnish", varnish},
+	{"bare-go", bareGo},
 }
 
 func contestantNames() (names []string) {

@@ -6,10 +6,21 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
+
+// TestMain lets the test's own binary be the contestant that versus is itself.
+func TestMain(m *testing.M) {
+	if slices.Contains(os.Args, "-bare") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
 
 func testBench(t *testing.T) *bench {
 	t.Helper()
