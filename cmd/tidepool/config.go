@@ -21,16 +21,20 @@ func configCmd() *cobra.Command {
 
 func configCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [FILE]",
 		Short: "Say all that is wrong with the configuration, as serve would, and start nothing",
-		Args:  cobra.NoArgs,
+		Long:  "Say all that is wrong with the configuration, as serve would, and start nothing. FILE is what --config would name.",
+		Args:  cobra.MaximumNArgs(1),
 	}
 	load := settings(cmd)
 	inJSON := output(cmd)
 	strict := cmd.Flags().Bool("strict", false, "take unknown TIDEPOOL_ variables for faults")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		asJSON, err := inJSON()
 		if err != nil {
+			return err
+		}
+		if err := name(cmd, args); err != nil {
 			return err
 		}
 		cfg, err := load()
@@ -48,6 +52,21 @@ func configCheckCmd() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// name takes the file from the arguments, where there is one, as if --config had named it.
+func name(cmd *cobra.Command, args []string) error {
+	file := cmd.Flags().Lookup("config")
+	switch {
+	case len(args) == 0:
+		return nil
+	case args[0] == "":
+		return usageError{errors.New("the FILE to read is empty: name one, or none for the usual places")}
+	case file.Changed && file.Value.String() != args[0]:
+		return usageError{fmt.Errorf("%s and --config %s are two files, and one is read: name it once", args[0], file.Value)}
+	default:
+		return file.Value.Set(args[0])
+	}
 }
 
 func strictly(warnings []string) config.Faults {
@@ -94,15 +113,19 @@ func report(cfg config.Loaded, err error) checked {
 
 func configShowCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "show",
+		Use:   "show [FILE]",
 		Short: "Print the values that hold and where each was said, secrets masked",
-		Args:  cobra.NoArgs,
+		Long:  "Print the values that hold and where each was said, secrets masked. FILE is what --config would name.",
+		Args:  cobra.MaximumNArgs(1),
 	}
 	load := settings(cmd)
 	inJSON := output(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		asJSON, err := inJSON()
 		if err != nil {
+			return err
+		}
+		if err := name(cmd, args); err != nil {
 			return err
 		}
 		cfg, err := load()
