@@ -249,7 +249,8 @@ type tidepool struct {
 	*process
 	t     *testing.T
 	args  []string
-	addr  string // where clients come in
+	env   []string // besides what keeps it alone
+	addr  string   // where clients come in
 	admin string
 	data  string
 }
@@ -279,4 +280,5 @@ func (p *tidepool) restart() {
 func (p *tidepool) alone(cmd *exec.Cmd) {
 	home := filepath.Dir(p.data)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home}
+	cmd.Env = append(cmd.Env, p.env...)
 }

@@ -44,6 +44,7 @@ type running struct {
 	servers  sync.WaitGroup
 	broken   chan error // a server that ended by itself
 	draining atomic.Bool
+	secret   string // of the watchdog, and of this process alone
 
 	answers sync.WaitGroup // under way at the door
 	mu      sync.Mutex     // guards over
@@ -53,7 +54,7 @@ type running struct {
 // start opens the doors, builds the rooms upon each other and serves. It needs no upstream to be up. What runs in the
 // background ends with stop, not with ctx.
 func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*running, error) {
-	r := &running{cfg: cfg, log: log, broken: make(chan error, 2)}
+	r := &running{cfg: cfg, log: log, broken: make(chan error, 2), secret: rand.Text()}
 	doors, err := openDoors(cfg, w) // first: where a tidepool runs already, nothing else is touched
 	if err != nil {
 		return nil, err
@@ -84,10 +85,10 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		return errors.Join(fmt.Errorf("the store in %s: %w", cfg.Data, err), r.hubs.Close())
 	}
 	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Version: build().Version})
-	r.door = proxy.Server(r.counting(&proxy.Handler{
+	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), ID: id, Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)) },
-	}), log)
+	})), log)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)

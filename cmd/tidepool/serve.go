@@ -46,7 +46,7 @@ func serve(ctx context.Context, cfg config.Config, log *zap.Logger, out io.Write
 		return err
 	}
 	greet(out, r)
-	err = r.wait(ctx)
+	err = r.underSystemd(ctx)
 	return errors.Join(err, r.stop(context.WithoutCancel(ctx)))
 }
 
