@@ -37,7 +37,9 @@ var rooms = []room{
 		"a registry of which tidepool's own way out or door were a part would prove nothing about them"},
 	{"cmd/tidepool/config", []string{"cache", "proxy/upstream"}, []string{"github.com/bmatcuk/doublestar/v4", "github.com/dustin/go-humanize", "go.yaml.in/yaml/v4", "golang.org/x/"},
 		"it reads and checks, and starts nothing"},
-	{"cmd/tidepool", []string{"cache", "proxy", "proxy/upstream", "proxy/admin", "proxy/origintest", "metrics", "deploy", "cmd/tidepool/config"},
+	{"cmd/tidepool/setup", []string{"deploy"}, []string{"go.yaml.in/yaml/v4"},
+		"it knows the clients' files and nothing of the server but its address"},
+	{"cmd/tidepool", []string{"cache", "proxy", "proxy/upstream", "proxy/admin", "proxy/origintest", "metrics", "deploy", "cmd/tidepool/config", "cmd/tidepool/setup"},
 		[]string{"github.com/spf13/cobra", "go.uber.org/zap", "github.com/vbauerster/mpb/v8", "github.com/dustin/go-humanize", "github.com/google/go-containerregistry", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/"},
 		"the wiring is the one place that knows all rooms"},
 }

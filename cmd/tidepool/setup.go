@@ -1,39 +1,95 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
+	"github.com/tidepool-oci/tidepool/cmd/tidepool/setup"
 	"github.com/tidepool-oci/tidepool/deploy"
 )
 
 func setupCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:       "setup " + strings.Join(deploy.Clients(), "|"),
-		Short:     "Print what makes a client pull through this server",
-		Long:      "Print what makes a client pull through this server. What is to be done with it goes to stderr, so that stdout can be\nkept as a file.",
+		Use:   "setup " + strings.Join(deploy.Clients(), "|"),
+		Short: "Print what makes a client pull through this server, or write it into the client's file",
+		Long: `Print what makes a client pull through this server. What is to be done with it goes to stderr, so that stdout can be
+kept as a file.
+
+With --write it is put into the client's own file, before other mirrors that are there. All else in the file stays;
+a file that cannot be changed safely is left alone, with a word on what to do by hand. What was in it before is kept
+beside it, in FILE.before-tidepool. Done twice, it changes nothing. With --undo the file is again what it was before,
+or, where others have changed it since, what it is without tidepool. --root is for trying it out, and for images that
+are being built.`,
 		ValidArgs: deploy.Clients(),
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 	}
 	load := settings(cmd, "listen")
 	address := cmd.Flags().String("address", "", "`HOST:PORT` by which clients reach the server (default: where it listens)")
+	write := cmd.Flags().Bool("write", false, "put it into the client's file")
+	undo := cmd.Flags().Bool("undo", false, "take out of the client's file what --write put there")
+	root := cmd.Flags().String("root", "/", "`DIR` below which --write and --undo find the client's file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *address == "" {
-			cfg, err := load()
-			if err != nil {
-				return err
-			}
-			*address = reachable(string(cfg.Listen))
-		} else if err := new(config.Address).UnmarshalText([]byte(*address)); err != nil {
-			return usageError{fmt.Errorf("--address: %w", err)}
+		switch {
+		case *write && *undo:
+			return usageError{errors.New("--write and --undo are opposites: say one of them")}
+		case cmd.Flags().Changed("root") && (!*write && !*undo || *root == ""):
+			return usageError{errors.New("--root says below which directory --write or --undo finds the client's file: say one of them, and a directory")}
+		case *undo:
+			return carryOut(cmd, func() (setup.Done, error) { return setup.Undo(*root, args[0]) })
 		}
-		hints, snippet := deploy.Client(args[0], *address)
+		at, err := serverAddress(*address, load)
+		if err != nil {
+			return err
+		}
+		if *write {
+			return carryOut(cmd, func() (setup.Done, error) { return setup.Write(*root, args[0], at) })
+		}
+		hints, snippet := deploy.Client(args[0], at)
 		fmt.Fprint(cmd.ErrOrStderr(), hints)
-		_, err := fmt.Fprint(cmd.OutOrStdout(), snippet)
+		_, err = fmt.Fprint(cmd.OutOrStdout(), snippet)
 		return err
 	}
 	return cmd
+}
+
+// plainAddress is what stands in a client's file without being taken for anything else there.
+var plainAddress = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$`)
+
+// serverAddress is the address by which clients reach the server: the one that was given, else where it listens.
+func serverAddress(given string, load func() (config.Loaded, error)) (string, error) {
+	if given == "" {
+		cfg, err := load()
+		if err != nil {
+			return "", err
+		}
+		given = reachable(string(cfg.Listen))
+	}
+	if !plainAddress.MatchString(given) {
+		return "", usageError{fmt.Errorf("--address: no client reaches a server by %q: write HOST:PORT, as 10.0.0.1:5000 or tidepool.corp:5000", given)}
+	}
+	return given, nil
+}
+
+// carryOut does something to a client's file and says what became of it, and on stderr what is to be done then.
+func carryOut(cmd *cobra.Command, do func() (setup.Done, error)) error {
+	done, err := do()
+	var none setup.NoFileError
+	switch {
+	case errors.As(err, &none):
+		return usageError{err}
+	case err != nil:
+		return err
+	}
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), done); err != nil {
+		return err
+	}
+	if done.Next != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), done.Next)
+	}
+	return nil
 }

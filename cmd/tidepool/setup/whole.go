@@ -1,0 +1,71 @@
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// whole is a file in a format that cannot be merged safely without knowing all of it (TOML: a table must not be there
+// twice). It is ours, or holds nothing but comments, or is left alone.
+type whole struct{ client string }
+
+// mark stands before what is ours, for whoever finds it there.
+const mark = "# Written by `tidepool setup --write`; `--undo` takes it out again.\n"
+
+func (w whole) merge(text, address string) (string, error) {
+	ours := snippet(w.client, address)
+	switch {
+	case lines(text, ours) >= 0:
+		return text, nil
+	case !bare(text):
+		return "", fmt.Errorf("it has content that is not tidepool's, and nothing can be added to it safely: add by hand what `tidepool setup %s --address %s` prints",
+			w.client, address)
+	}
+	return ended(text) + mark + ours, nil
+}
+
+func (w whole) remove(text, address string) (string, error) {
+	ours := snippet(w.client, address)
+	for _, part := range []string{mark + ours, ours} {
+		if i := lines(text, part); i >= 0 {
+			return text[:i] + text[i+len(part):], nil
+		}
+	}
+	if !strings.Contains(text, address) {
+		return text, nil
+	}
+	return "", errors.New("what tidepool wrote there was changed since: take out by hand what leads to " + address)
+}
+
+// lines is where the lines of part begin in text; -1: it does not have them.
+func lines(text, part string) int { return strings.Index("\n"+text, "\n"+part) }
+
+// bare reports whether text says nothing: comments and blank lines.
+func bare(text string) bool {
+	for line := range strings.Lines(strings.TrimPrefix(text, bom)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			return false
+		}
+	}
+	return true
+}
+
+// bom is what some editors of Windows put before a text.
+const bom = "\ufeff"
+
+// ended is text whose last line is complete.
+func ended(text string) string {
+	if text == "" || strings.HasSuffix(text, "\n") {
+		return text
+	}
+	return text + newline(text)
+}
+
+// newline is how text's lines end.
+func newline(text string) string {
+	if strings.Contains(text, "\r\n") {
+		return "\r\n"
+	}
+	return "\n"
+}
