@@ -41,11 +41,17 @@ type docker struct{ host, mirror string }
 // startDockerd starts a daemon whose registry-mirrors lead to mirror.
 func startDockerd(t *testing.T, mirror string) client {
 	t.Helper()
+	conf := mustWrite(t, filepath.Join(t.TempDir(), "daemon.json"), fmt.Sprintf(`{"registry-mirrors": ["http://%s"]}`, mirror))
+	return startDockerdBy(t, conf, mirror)
+}
+
+// startDockerdBy starts a daemon with a configuration file that leads to mirror.
+func startDockerdBy(t *testing.T, conf, mirror string) docker {
+	t.Helper()
 	needs(t, "dockerd", "docker")
 	needsRoot(t)
 	dir := t.TempDir()
 	socket := "unix://" + filepath.Join(dir, "docker.sock")
-	conf := mustWrite(t, filepath.Join(dir, "daemon.json"), fmt.Sprintf(`{"registry-mirrors": ["http://%s"]}`, mirror))
 	p := start(t, nil, "dockerd", "--config-file", conf, "-H", socket, "-p", filepath.Join(dir, "docker.pid"),
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--storage-driver", "vfs",
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false")
