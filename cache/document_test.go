@@ -283,7 +283,8 @@ func TestLists(t *testing.T) {
 		read := func(when string, ref Ref, stale bool) {
 			t.Helper()
 			got, found, err := readTag(t, c, ref)
-			if err != nil || !bytes.Equal(got, h.lists[ref]) || found.Stale != stale || found.Digest != Sum(got) {
+			if err != nil || !bytes.Equal(got, h.lists[ref]) || found.Stale != stale || found.Digest != Sum(got) ||
+				stale && found.From != FromMemory {
 				t.Errorf("%s: %q, %+v, %v", when, got, found, err)
 			}
 		}

@@ -64,6 +64,7 @@ func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Foun
 	}
 	if r.stale {
 		c.stats.stale.Add(1)
+		from = FromMemory // whoever was asked, what goes out is what was known
 	}
 	return r.found(from), r.doc, err
 }
