@@ -39,7 +39,7 @@ func trouble(s upstream.Stats) error {
 		}
 	}
 	for _, user := range s.Refused {
-		down = append(down, fmt.Sprintf("the login %q is refused", user))
+		down = append(down, fmt.Sprintf("the login %s is refused", user))
 	}
 	if down == nil {
 		return nil

@@ -18,7 +18,7 @@ type Stats struct {
 	Limit     int    // pulls that the registry grants in a window, as it last said; -1: it did not
 	Remaining int    // of them; -1: it did not say
 	Endpoints []EndpointStats
-	Refused   []string // the usernames of logins that the registry refuses at present
+	Refused   []string // the usernames, in quotes, of logins that the registry refuses at present
 }
 
 // EndpointStats says how one endpoint does.
