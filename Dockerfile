@@ -1,5 +1,5 @@
 # docker build --build-arg VERSION=1.2.3 -t tidepool .
-# docker run -p 5000:5000 -v tidepool:/var/lib/tidepool tidepool
+# docker run --read-only -p 127.0.0.1:5000:5000 -v tidepool:/var/lib/tidepool tidepool
 
 FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
 WORKDIR /src
@@ -29,6 +29,7 @@ COPY --from=build --chown=65532:65532 /data /var/lib/tidepool
 USER 65532:65532
 # In a container loopback is of no use; who may come in is decided by the ports that are published. The admin listener
 # stays on loopback, where the health check is: set TIDEPOOL_ADMIN=:5001 to have it scraped.
+# Both stand over listen: and data: of a configuration file.
 ENV TIDEPOOL_LISTEN=:5000 \
     TIDEPOOL_DATA=/var/lib/tidepool
 VOLUME /var/lib/tidepool

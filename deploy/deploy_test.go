@@ -109,6 +109,31 @@ func keys(t reflect.Type, name string) map[string]bool {
 	return all
 }
 
+// What the README and the Dockerfile show keeps the store in the image's volume, not in one that nobody finds again.
+func TestContainerKeepsItsStore(t *testing.T) {
+	dockerfile, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	volume := regexp.MustCompile(`(?m)^VOLUME (\S+)$`).FindSubmatch(dockerfile)
+	data := regexp.MustCompile(`TIDEPOOL_DATA=(\S+)`).FindSubmatch(dockerfile)
+	if volume == nil || data == nil || !bytes.Equal(volume[1], data[1]) {
+		t.Fatalf("the volume is %s, the store in %s", volume, data)
+	}
+	for _, name := range []string{"../Dockerfile", "../README.md"} {
+		text, err := os.ReadFile(name)
+		mounts := regexp.MustCompile(`docker run .*-v [a-z]+:(\S+)`).FindAllSubmatch(text, -1)
+		if err != nil || mounts == nil {
+			t.Errorf("%s shows no docker run with a volume: %v", name, err)
+		}
+		for _, m := range mounts {
+			if !bytes.Equal(m[1], volume[1]) {
+				t.Errorf("%s mounts %s, the store is in %s", name, m[1], volume[1])
+			}
+		}
+	}
+}
+
 // Editors read the schema that the manual's first line names.
 func TestSchema(t *testing.T) {
 	want, err := config.Schema()
