@@ -33,6 +33,8 @@ func (n *Names) resolve(p place) (registry, repo string, err error) {
 		return "", "", err
 	}
 	switch host := n.byHost(p.host); {
+	case p.ns.given && p.ns.text == "":
+		return "", "", refuse(nameInvalid, "the parameter ns is empty: name a registry, as in ns=docker.io, or leave it out")
 	case p.ns.given:
 		registry, err = n.named(strings.ToLower(p.ns.text))
 	case host != "":

@@ -146,7 +146,7 @@ func TestRefusals(t *testing.T) {
 		{"/quay.io/v2/a/manifests/3", denied},
 		{"/quay.io/v2/", denied},
 		{"/v2/a/manifests/3?ns=quay.io", denied},
-		{"/v2/a/manifests/3?ns=", denied},
+		{"/v2/a/manifests/3?ns=", nameInvalid},
 		{"/v2/a/manifests/3?ns=ghcr.io.", denied},
 		{"/v2/a/manifests/3?ns=ghcr.io:443", denied},
 		{"/v2/a/manifests/3?ns=http://169.254.169.254/", denied},
