@@ -93,6 +93,8 @@ func (h *hub) passFor(ctx context.Context, e *endpoint, who login, c challenge, 
 func (h *hub) turnedDown(ctx context.Context, e *endpoint, who login, p pass, r *reply) error {
 	err := h.refusal(r)
 	switch {
+	case who.anonymous() && h.keys.docker != nil:
+		return explain(err, "it does not exist there, or needs a login: the docker_config under upstreams.%s has none for %s", h.name, e.origin)
 	case who.anonymous():
 		return explain(err, "it does not exist there, or needs a login (credentials under upstreams.%s)", h.name)
 	case p.header == "", p.answer.scheme == bearer && who.bearer == "":

@@ -127,8 +127,12 @@ func (g *guard) check(host string, a netip.Addr) error {
 	if !private(a) || g.written.hasAddr(a) {
 		return nil
 	}
-	return fmt.Errorf("%w: %s is the private address %s; if that is meant, add %q to redirect_hosts under upstreams.%s",
-		errInside, host, a, host, g.registry)
+	is := "a private address"
+	if host != a.String() {
+		is = "at the private address " + a.String()
+	}
+	return fmt.Errorf("%w: %s is %s; if that is meant, add %q to redirect_hosts under upstreams.%s",
+		errInside, host, is, host, g.registry)
 }
 
 // choose is proxy with the guard's word: a proxy resolves names out of our sight, so what it is asked for must be

@@ -255,7 +255,7 @@ func TestDockerConfig(t *testing.T) {
 			c := at(s)
 			c.DockerConfig = file(t, "config.json", []byte(strings.ReplaceAll(doc, "HOST", host)))
 			_, err := hubs(t, upstream.Options{}, c).Resolve(t.Context(), tagRef("latest"), cache.Whole)
-			wantErr(t, err, cache.ErrDenied, "needs a login")
+			wantErr(t, err, cache.ErrDenied, "the docker_config under upstreams.reg.test has none for "+host)
 		})
 	}
 	for name, doc := range map[string]string{

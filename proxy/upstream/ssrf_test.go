@@ -120,7 +120,7 @@ func TestSSRF_NamesThatLeadInside(t *testing.T) {
 			if strings.Contains(err.Error(), "no such host") {
 				t.Skip("the resolver gives no such address")
 			}
-			wantErr(t, err, cache.ErrUnavailable, "ok.example is the private address", `add "ok.example" to redirect_hosts under upstreams.ok.example`)
+			wantErr(t, err, cache.ErrUnavailable, "ok.example is at the private address", `add "ok.example" to redirect_hosts under upstreams.ok.example`)
 			if len(w.Dialled()) != 0 || o.Count() != 0 {
 				t.Errorf("dialled %v", w.Dialled())
 			}
@@ -184,7 +184,7 @@ func TestSSRF_Rebinding(t *testing.T) {
 	}
 	before := o.Count()
 	_, err := h.Open(soon(t), tagRef("latest"), cache.Whole)
-	wantErr(t, err, cache.ErrUnavailable, "ok.example is the private address 127.0.0.1")
+	wantErr(t, err, cache.ErrUnavailable, "ok.example is at the private address 127.0.0.1")
 	if n := o.Count() - before; n != 0 {
 		t.Errorf("%d requests inside", n)
 	}
