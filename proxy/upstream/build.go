@@ -72,7 +72,7 @@ func (h *hub) addEndpoints(c Config, written bool, f *faults) {
 	for i, s := range urls {
 		e, err := newEndpoint(s)
 		if err != nil {
-			f.add("endpoints", fmt.Errorf("number %d: %w", i+1, err)) // without the URL, which may hold a password
+			f.add(fmt.Sprintf("endpoints[%d]", i), err) // without the URL, which may hold a password
 			continue
 		}
 		h.endpoints = append(h.endpoints, e)
@@ -108,9 +108,7 @@ func (h *hub) addKeys(c Config, f *faults) {
 		if err == nil && !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return k.fits(e.origin) }) {
 			err = fmt.Errorf("no endpoint is %q", k.Endpoint)
 		}
-		if err != nil {
-			f.add("credentials", fmt.Errorf("number %d: %w", i+1, err))
-		}
+		f.add(fmt.Sprintf("credentials[%d]", i), err)
 	}
 	if c.DockerConfig != "" {
 		h.keys.docker = &dockerConfig{path: c.DockerConfig, helpers: &h.shared.helpers}

@@ -77,7 +77,7 @@ type Timeouts struct {
 // ConfigError is one fault of a Config.
 type ConfigError struct {
 	Registry string // the Config's name
-	Key      string // the field, as the configuration file spells it; empty: the whole
+	Key      string // the field, as the configuration file spells it, with [0] for the first of several; empty: the whole
 	Err      error
 }
 

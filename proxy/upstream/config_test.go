@@ -40,11 +40,11 @@ func TestFaultsOfTheConfiguration(t *testing.T) {
 		t.Fatal("no error")
 	}
 	var one *upstream.ConfigError
-	if !errors.As(err, &one) || one.Registry != "a" || one.Key != "endpoints" {
+	if !errors.As(err, &one) || one.Registry != "a" || one.Key != "endpoints[0]" {
 		t.Errorf("%#v", one)
 	}
 	for prefix, n := range map[string]int{
-		"upstreams.a.endpoints: ": 7, "upstreams.b.credentials: ": 7, "upstreams.c.docker_config: ": 1, "upstreams.d.docker_config: ": 1,
+		"upstreams.a.endpoints[": 7, "upstreams.b.credentials[": 7, "upstreams.c.docker_config: ": 1, "upstreams.d.docker_config: ": 1,
 		"upstreams.e.realm: ": 6, "upstreams.f.redirect_hosts: ": 7, "upstreams.g.ca_file: ": 1, "upstreams.h.ca_file: ": 1,
 		"upstreams.i.cert_file: ": 1, "upstreams.j.cert_file: ": 1, "upstreams.k.cert_file: ": 1, "upstreams.l.fetches: ": 1,
 		"upstreams.m: ": 1, "upstreams.: ": 1,

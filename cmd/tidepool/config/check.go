@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"github.com/tidepool-oci/tidepool/proxy/upstream"
@@ -45,7 +46,11 @@ func (l *layers) wrong(key, format string, args ...any) {
 			return
 		}
 	}
-	l.fault(l.place(key), "%s: %s", key, fmt.Sprintf(format, args...))
+	at, what := l.place(key), fmt.Sprintf(format, args...)
+	if !at.means(key) {
+		what = key + ": " + what
+	}
+	l.fault(at, "%s", what)
 }
 
 // within reports whether key is outer or a part of it.
@@ -85,7 +90,13 @@ func (l *layers) checkStore() {
 	total := Space(l.Data)
 	if limit := total / 100 * maxPercent; total > 0 && int64(l.Disk.Bytes) > limit && !l.Overcommit {
 		l.wrong("disk", "%s is more than the file system of %s can hold (%s, of which %d %% stay free): say less, or overcommit: true where it grows",
-			l.Disk, l.Data, Size(total), 100-maxPercent)
+			l.Disk, l.Data, humanize.IBytes(uint64(total)), 100-maxPercent)
+	}
+	if l.Disk == (Budget{}) {
+		l.wrong("disk", "a cache of 0 bytes keeps nothing: write 200GiB, or 80%% for a share of the file system")
+	}
+	if l.Memory == 0 {
+		l.wrong("memory", "manifests are served from memory: write 64MiB, or less where memory is short")
 	}
 }
 

@@ -28,7 +28,7 @@ type Config struct {
 	AnyUpstream     bool                 `yaml:"any_upstream" doc:"pull from hosts that are not configured too, except from private addresses"`
 	WellKnown       bool                 `yaml:"well_known" doc:"know docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com and public.ecr.aws without their being listed"`
 	ShutdownDelay   Duration             `yaml:"shutdown_delay" doc:"how long to go on accepting after SIGTERM, with /readyz already refusing"`
-	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end after that"`
+	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end, after SIGTERM and the shutdown delay"`
 	Log             Log                  `yaml:"log"`
 	Upstreams       map[string]*Upstream `yaml:"upstreams" doc:"the registries that may be pulled from, by the names clients use"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`

@@ -196,13 +196,17 @@ c.yaml:16:5: tags[1]: a rule says how long its tags are fresh
 c.yaml:17:5: tags[2]: no tag comes this far: rule 2 matches all of them`},
 		"blamed on what was said": {"well_known: false\n", `c.yaml:1:1: default_upstream: "docker.io" is not configured: list it under upstreams`},
 		"beyond the disk":         {"data: /proc/../tmp\ndisk: 9000PB\n", `c.yaml:2:7: disk: 9000PB is more than the file system of `},
-		"two documents":           {"listen: :1\n---\nlisten: :2\n", "c.yaml:2:1: a second document begins here: the file has one"},
-		"torn":                    {"listen: [\n", "c.yaml:2:1: no YAML: did not find expected node content"},
-		"a list":                  {"- a\n", `c.yaml:1:1: the file: want keys and values, found a list`},
-		"no alias":                {"listen: *x\n", "c.yaml:1:9: no YAML: unknown anchor 'x' referenced"},
-		"merge key":               {"upstreams: {a.b: {<<: {fetches: 3}}}\n", "c.yaml:1:19: upstreams.a.b: want a plain key, found a merge key"},
-		"dash":                    {"upstreams: {a.b: {credentials: [{'-': x}]}}\n", "c.yaml:1:34: unknown key upstreams.a.b.credentials[0].-"},
-		"control character":       {"\x00", "c.yaml:1:1: no YAML: control characters are not allowed (value: 0)"},
+		"nothing kept": {"disk: 0\nmemory: 0\n", `c.yaml:1:7: disk: a cache of 0 bytes keeps nothing: write 200GiB, or 80% for a share of the file system
+c.yaml:2:9: memory: manifests are served from memory: write 64MiB, or less where memory is short`},
+		"second login": {"upstreams:\n  r.corp:\n    credentials:\n    - {username: a, password_file: c.yaml}\n    - {username: b, password_file: none}\n",
+			"c.yaml:5:7: upstreams.r.corp.credentials[1]: open none: no such file or directory"},
+		"two documents":     {"listen: :1\n---\nlisten: :2\n", "c.yaml:2:1: a second document begins here: the file has one"},
+		"torn":              {"listen: [\n", "c.yaml:2:1: no YAML: did not find expected node content"},
+		"a list":            {"- a\n", `c.yaml:1:1: the file: want keys and values, found a list`},
+		"no alias":          {"listen: *x\n", "c.yaml:1:9: no YAML: unknown anchor 'x' referenced"},
+		"merge key":         {"upstreams: {a.b: {<<: {fetches: 3}}}\n", "c.yaml:1:19: upstreams.a.b: want a plain key, found a merge key"},
+		"dash":              {"upstreams: {a.b: {credentials: [{'-': x}]}}\n", "c.yaml:1:34: unknown key upstreams.a.b.credentials[0].-"},
+		"control character": {"\x00", "c.yaml:1:1: no YAML: control characters are not allowed (value: 0)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load(t, c.yaml, config.Inputs{})
@@ -221,7 +225,7 @@ func TestFaultsOfFlagsAndVariables(t *testing.T) {
 	want := `$TIDEPOOL_MEMORY: "-1" is no size: write 200GiB, 512MiB or a number of bytes
 $TIDEPOOL_UPSTREAM: want NAME=URL, as docker.io=https://mirror.corp
 --listen: "5000" is no address: write 127.0.0.1:5000, [::1]:5000, or :5000 for every address
---default-upstream: default_upstream: "nowhere" is not configured: list it under upstreams
+--default-upstream: "nowhere" is not configured: list it under upstreams
 c.yaml:1:7: disk: "lots" is no size: write 200GiB, 512MiB or a number of bytes`
 	if err == nil || err.Error() != want {
 		t.Errorf("got:\n%v\nwant:\n%s", err, want)
@@ -261,8 +265,14 @@ func TestWhereTheFileIsFound(t *testing.T) {
 	expect(config.Inputs{Env: env}, variable)
 	expect(config.Inputs{Env: env, File: flag}, flag)
 	expect(config.Inputs{Env: env, File: "-", Stdin: strings.NewReader("{}")}, "stdin")
-	if _, err := config.Load(config.Inputs{File: filepath.Join(dir, "none")}); err == nil {
-		t.Error("a file that was named and is not there was passed over")
+	none := filepath.Join(dir, "none")
+	for origin, in := range map[string]config.Inputs{
+		"--config": {File: none}, "$TIDEPOOL_CONFIG": {Env: []string{"TIDEPOOL_CONFIG=" + none}},
+	} {
+		want := origin + ": open " + none + ": no such file or directory"
+		if _, err := config.Load(in); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

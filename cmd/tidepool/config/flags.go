@@ -36,6 +36,13 @@ func (s Setting) Variable() string {
 	return "TIDEPOOL_" + strings.ToUpper(strings.ReplaceAll(s.Flag, "-", "_"))
 }
 
+// means reports whether o is the flag or the variable of key and of no other.
+func (o Origin) means(key string) bool {
+	return slices.ContainsFunc(Settings, func(s Setting) bool {
+		return s.Key == key && (o.Flag == s.Flag || o.Variable == s.Variable())
+	})
+}
+
 // Repeated reports whether s may be said several times.
 func (s Setting) Repeated() bool { return strings.Contains(s.Key, "NAME") }
 

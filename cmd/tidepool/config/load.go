@@ -126,7 +126,7 @@ func (l *layers) readFile(in Inputs) bool {
 	name, text, err := find(in, l.env)
 	l.File = name
 	if err != nil {
-		l.fault(Origin{File: name, Line: 1, Column: 1}, "%v", err)
+		l.fault(named(in, name), "%v", err)
 		return false
 	}
 	d := decoder{file: name, origins: l.origins, left: maxValues}
@@ -189,6 +189,18 @@ func find(in Inputs, env map[string]string) (name string, text []byte, err error
 		}
 	}
 	return "", nil, nil
+}
+
+// named is who named a file that cannot be read: there is no line in it to point at.
+func named(in Inputs, name string) Origin {
+	switch {
+	case in.File == name:
+		return Origin{Flag: "config"}
+	case in.File == "" && slices.Contains(in.Env, "TIDEPOOL_CONFIG="+name):
+		return Origin{Variable: "TIDEPOOL_CONFIG"}
+	default:
+		return Origin{File: name, Line: 1, Column: 1}
+	}
 }
 
 // usual are the places where a configuration is looked for.
