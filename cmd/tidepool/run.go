@@ -82,7 +82,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		return usageError{err}
 	}
 	if r.store, err = cache.New(context.WithoutCancel(ctx), r.hubs, storeOptions(cfg, log, w)); err != nil {
-		return errors.Join(fmt.Errorf("the store in %s: %w", cfg.Data, err), r.hubs.Close())
+		return errors.Join(fmt.Errorf("the store in %s (--data): %w", cfg.Data, err), r.hubs.Close())
 	}
 	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Version: build().Version})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
