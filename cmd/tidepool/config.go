@@ -47,7 +47,7 @@ func configCheckCmd() *cobra.Command {
 			return errors.Join(printJSON(cmd.OutOrStdout(), report(cfg, err)), err)
 		}
 		if err == nil {
-			fmt.Fprintln(cmd.OutOrStdout(), orDefaults(cfg.File)+": no faults")
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), orDefaults(cfg.File)+": no faults")
 		}
 		return err
 	}

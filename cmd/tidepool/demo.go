@@ -52,6 +52,8 @@ const (
 	demoPace = 50 << 20
 	// demoCrowd is how many clients come at once: a small cluster that starts a new version.
 	demoCrowd = 20
+	// demoDisk holds both images twice over, and is less than the smallest /tmp in memory that people have.
+	demoDisk = "256MiB"
 )
 
 // demoRow is what one act of the demo showed.
@@ -174,7 +176,7 @@ func demoSpec(seed uint64) origintest.Spec {
 // demoPool starts a tidepool as serve does, but with nothing of this machine's configuration.
 func demoPool(ctx context.Context, dir, hub string) (*running, error) {
 	loaded, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader(""), Flags: map[string][]string{
-		"listen": {"127.0.0.1:0"}, "admin": {"127.0.0.1:0"}, "data": {dir}, "disk": {"1GiB"},
+		"listen": {"127.0.0.1:0"}, "admin": {"127.0.0.1:0"}, "data": {dir}, "disk": {demoDisk},
 		"upstream": {"docker.io=" + hub},
 	}})
 	if err != nil {
@@ -218,6 +220,9 @@ func printDemo(w io.Writer, rows []demoRow, inJSON bool) error {
 			Schema int       `json:"schema"`
 			Acts   []demoRow `json:"acts"`
 		}{1, rows})
+	}
+	if len(rows) == 0 {
+		return nil // it failed before there was anything to show
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\tfrom upstream\tupstream requests\tserved, verified\tfirst byte\tall done\t")
