@@ -73,10 +73,10 @@ type Cache struct {
 	doubts doubts
 	stats  counters
 
-	names     group[asked, resolved]
-	documents group[asked, *document]
-	checks    group[asked, Found]
-	proofs    group[asked, struct{}]
+	names     Group[asked, resolved]
+	documents Group[asked, *document]
+	checks    Group[asked, Found]
+	proofs    Group[asked, struct{}]
 	sulks     sync.Map // asked → time.Time: not asked again before, for it was not answered
 
 	stop   context.CancelFunc // of the background work
@@ -161,10 +161,10 @@ func (c *Cache) Close() error {
 		}
 	}
 	c.mu.Unlock()
-	c.names.close()
-	c.documents.close()
-	c.checks.close()
-	c.proofs.close()
+	c.names.Close()
+	c.documents.Close()
+	c.checks.Close()
+	c.proofs.Close()
 	c.flying.Wait()
 	c.stop()
 	c.work.Wait()

@@ -128,7 +128,7 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 	if heldOnly {
 		return nil, 0, ErrNotHeld
 	}
-	doc, joined, err := c.documents.do(ctx, who, 0, func(ctx context.Context) (*document, error) {
+	doc, joined, err := c.documents.Do(ctx, who, 0, func(ctx context.Context) (*document, error) {
 		a, err := c.src.Open(ctx, ref, Whole)
 		if errors.Is(err, ErrDenied) {
 			c.revoke(who)

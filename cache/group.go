@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// group lets one asker ask for all who want the same at the same time. The asking belongs to the group and not to the
-// first who came: it goes on when he leaves, and ends with the cache.
-type group[K comparable, V any] struct {
+// Group lets one asker ask for all who want the same at the same time. The asking belongs to the group and not to the
+// first who came: it goes on when he leaves, and ends with Close, or after two minutes. The zero value is ready.
+type Group[K comparable, V any] struct {
 	mu      sync.Mutex
 	asking  map[K]*asking[V]
 	closed  bool
@@ -30,9 +30,10 @@ const longestAsk = 2 * time.Minute
 // errSlow says that an answer takes longer than somebody had patience.
 var errSlow = errors.New("no answer yet")
 
-// do returns what fn answers, having called it or having waited for another's call. joined reports the latter. It
-// waits until the asking is as old as patience, and then returns errSlow; 0: for as long as it takes.
-func (g *group[K, V]) do(ctx context.Context, key K, patience time.Duration,
+// Do returns what fn answers, having called it or having waited for another's call. joined reports the latter. It
+// waits until the asking is as old as patience, and then returns errSlow; 0: for as long as it takes, which ctx may cut
+// short. After Close the error is ErrClosed.
+func (g *Group[K, V]) Do(ctx context.Context, key K, patience time.Duration,
 	fn func(context.Context) (V, error)) (v V, joined bool, err error) {
 	g.mu.Lock()
 	if g.closed {
@@ -61,7 +62,7 @@ func (g *group[K, V]) do(ctx context.Context, key K, patience time.Duration,
 }
 
 // ask starts an asking. g.mu is held.
-func (g *group[K, V]) ask(ctx context.Context, key K, fn func(context.Context) (V, error)) *asking[V] {
+func (g *Group[K, V]) ask(ctx context.Context, key K, fn func(context.Context) (V, error)) *asking[V] {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), longestAsk)
 	a := &asking[V]{began: time.Now(), stop: stop, done: make(chan struct{})}
 	if g.asking == nil {
@@ -82,8 +83,8 @@ func (g *group[K, V]) ask(ctx context.Context, key K, fn func(context.Context) (
 	return a
 }
 
-// close ends what is being asked and waits for it.
-func (g *group[K, V]) close() {
+// Close ends what is being asked and waits for it.
+func (g *Group[K, V]) Close() {
 	g.mu.Lock()
 	g.closed = true
 	for _, a := range g.asking {

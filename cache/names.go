@@ -51,7 +51,7 @@ func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Foun
 	r, from, err := known, FromMemory, errSlow
 	if !last || !c.sulking(who) {
 		var joined bool
-		r, joined, err = c.names.do(ctx, who, patience, func(ctx context.Context) (resolved, error) {
+		r, joined, err = c.names.Do(ctx, who, patience, func(ctx context.Context) (resolved, error) {
 			return c.ask(ctx, who, known, have, body)
 		})
 		if from = FromUpstream; joined {

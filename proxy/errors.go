@@ -69,7 +69,7 @@ var kinds = []struct {
 	{context.Canceled, verdict{503, "UNAVAILABLE", "tidepool; detail=canceled"}, 1, "try again in a moment"},
 	{cache.ErrClosed, verdict{503, "UNAVAILABLE", "tidepool; detail=closing"}, 1, "try again in a moment"},
 	{cache.ErrUnavailable, verdict{502, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=unavailable"}, 5,
-		"it is not held here, so try again when the upstream can be reached"},
+		"it is not held here either"},
 	{context.DeadlineExceeded, verdict{504, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=timeout"}, 5,
 		"try again"},
 }

@@ -209,7 +209,11 @@ func (r *running) stop(ctx context.Context) error {
 	if err := r.door.Shutdown(drain); err != nil {
 		r.log.Warn("answers cut off: they did not end in time (--drain)")
 	}
-	return r.close(ctx)
+	err := r.close(ctx)
+	if err == nil {
+		r.log.Info("stopped in good order")
+	}
+	return err
 }
 
 // close ends what is left: the doors first, so that nobody asks for what is closed already.

@@ -15,13 +15,15 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/tidepool-oci/tidepool/cache"
 )
 
 // dockerConfig looks logins up in a file as docker writes it, which holds them or names the programs that do. The file
 // is read anew when it has changed. Nothing but this file is looked at: not the operator's own, not the environment.
 type dockerConfig struct {
 	path    string
-	helpers *calls[helperKey, login]
+	helpers *cache.Group[helperKey, login]
 
 	mu    sync.Mutex // guards all below
 	stamp stamp      // of the file as read
@@ -134,7 +136,7 @@ func (d *dockerConfig) ask(ctx context.Context, helper, server string) (login, e
 	if ok && time.Now().Before(g.until) {
 		return g.login, nil
 	}
-	return d.helpers.do(ctx, helperKey{d.path, helper, server}, func(ctx context.Context) (login, error) {
+	l, _, err := d.helpers.Do(ctx, helperKey{d.path, helper, server}, 0, func(ctx context.Context) (login, error) {
 		l, err := runHelper(ctx, helper, server)
 		if err != nil {
 			return login{}, fmt.Errorf("credential helper %q: %w", helper, err)
@@ -147,6 +149,7 @@ func (d *dockerConfig) ask(ctx context.Context, helper, server string) (login, e
 		d.given[server] = given{l, time.Now().Add(helperLife)}
 		return l, nil
 	})
+	return l, err
 }
 
 // forget makes the next login come from the helpers themselves.

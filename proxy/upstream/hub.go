@@ -33,8 +33,8 @@ type hub struct {
 // shared is what all hubs have in common.
 type shared struct {
 	Options
-	tokens  calls[tokenKey, token]
-	helpers calls[helperKey, login]
+	tokens  cache.Group[tokenKey, token]
+	helpers cache.Group[helperKey, login]
 	conns   conns
 }
 

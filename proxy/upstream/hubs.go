@@ -143,8 +143,8 @@ func (h *Hubs) onDemand(name string) (*hub, error) {
 
 // Close ends everything: what runs in the background, and every connection, so that bodies still being read break off.
 func (h *Hubs) Close() error {
-	h.shared.tokens.close()
-	h.shared.helpers.close()
+	h.shared.tokens.Close()
+	h.shared.helpers.Close()
 	h.shared.conns.close()
 	return nil
 }

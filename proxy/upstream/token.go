@@ -84,7 +84,7 @@ func (h *hub) token(ctx context.Context, e *endpoint, key tokenKey, refused Secr
 	if time.Now().Before(held.soft) {
 		return held.pass, false, nil
 	}
-	got, err := h.shared.tokens.do(ctx, key, func(ctx context.Context) (token, error) {
+	got, _, err := h.shared.tokens.Do(ctx, key, 0, func(ctx context.Context) (token, error) {
 		got, err := h.fetchToken(ctx, e, realm, key)
 		if err == nil {
 			h.tokens.put(key, got)

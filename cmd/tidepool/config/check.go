@@ -95,9 +95,23 @@ func (l *layers) checkStore() {
 	if l.Disk == (Budget{}) {
 		l.wrong("disk", "a cache of 0 bytes keeps nothing: write 200GiB, or 80%% for a share of the file system")
 	}
-	if l.Memory == 0 {
+	total = machineMemory()
+	switch {
+	case l.Memory == 0:
 		l.wrong("memory", "manifests are served from memory: write 64MiB, or less where memory is short")
+	case total > 0 && int64(l.Memory) > total:
+		l.wrong("memory", "%s is more than this machine has (%s): say less, 64MiB hold thousands of manifests", l.Memory,
+			humanize.IBytes(uint64(total)))
 	}
+}
+
+// machineMemory is in bytes; 0: unknown.
+func machineMemory() int64 {
+	var s unix.Sysinfo_t
+	if unix.Sysinfo(&s) != nil {
+		return 0
+	}
+	return int64(s.Totalram) * int64(s.Unit)
 }
 
 // Space is the size of the file system that dir is on, or will be; 0: unknown.

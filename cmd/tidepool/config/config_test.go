@@ -196,6 +196,7 @@ c.yaml:16:5: tags[1]: a rule says how long its tags are fresh
 c.yaml:17:5: tags[2]: no tag comes this far: rule 2 matches all of them`},
 		"blamed on what was said": {"well_known: false\n", `c.yaml:1:1: default_upstream: "docker.io" is not configured: list it under upstreams`},
 		"beyond the disk":         {"data: /proc/../tmp\ndisk: 9000PB\n", `c.yaml:2:7: disk: 9000PB is more than the file system of `},
+		"beyond the memory":       {"memory: 9000PB\n", `c.yaml:1:9: memory: 9000PB is more than this machine has (`},
 		"nothing kept": {"disk: 0\nmemory: 0\n", `c.yaml:1:7: disk: a cache of 0 bytes keeps nothing: write 200GiB, or 80% for a share of the file system
 c.yaml:2:9: memory: manifests are served from memory: write 64MiB, or less where memory is short`},
 		"second login": {"upstreams:\n  r.corp:\n    credentials:\n    - {username: a, password_file: c.yaml}\n    - {username: b, password_file: none}\n",
