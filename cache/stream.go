@@ -251,4 +251,3 @@ func (c *Cache) leaveStream(s *stream) {
 		delete(c.streams, s.key)
 	}
 }
-
