@@ -19,37 +19,45 @@ func (a *answer) root() error {
 
 // content answers with a manifest or a blob. What a client says it accepts is not looked at: there is one answer, of
 // the bytes and the type that the upstream gave.
-func (h *Handler) content(ctx context.Context, a *answer) (err error) {
-	ref := a.ask.ref
-	ranges := a.ranges(a.ask.digest)
-	known := a.r.Header["If-None-Match"]
-	found := cache.Found{Desc: cache.Desc{Size: -1}}
-	if a.r.Method == http.MethodHead || len(known) > 0 || needSize(ref.Kind, ranges) {
-		if found, err = h.Store.Stat(ctx, ref); err != nil {
+func (h *Handler) content(ctx context.Context, a *answer) error {
+	want, size := cache.Whole, int64(-1)
+	if ranges := a.ranges(a.ask.digest); a.r.Method == http.MethodHead || len(a.r.Header["If-None-Match"]) > 0 ||
+		needSize(a.ask.ref.Kind, ranges) {
+		var done bool
+		var err error
+		if size, done, err = h.described(ctx, a); done || err != nil {
 			return err
 		}
-		if matches(known, a.textOf(found.Digest)) {
-			return a.unchanged(found)
+		if needSize(a.ask.ref.Kind, ranges) {
+			if want, err = first(ranges, size); err != nil {
+				return err
+			}
 		}
 	}
-	if a.r.Method == http.MethodHead {
-		return a.head(found)
-	}
-	want := cache.Whole
-	if needSize(ref.Kind, ranges) {
-		if want, err = first(ranges, found.Size); err != nil {
-			return err
-		}
-	}
-	b, err := h.Store.Open(ctx, ref, want)
+	b, err := h.Store.Open(ctx, a.ask.ref, want)
 	if err != nil {
 		return err
 	}
 	defer b.Close() // it only gives a descriptor back
 	if b.Size >= 0 {
-		found.Size = b.Size
+		size = b.Size
 	}
-	return a.pour(ctx, b, found.Size)
+	return a.pour(ctx, b, size)
+}
+
+// described answers where a description of the content is all that is wanted; else done is false. The size is -1 where
+// nobody can tell it. It is no part of content, whose frame stays on the stack of every client while it reads.
+func (h *Handler) described(ctx context.Context, a *answer) (size int64, done bool, err error) {
+	found, err := h.Store.Stat(ctx, a.ask.ref)
+	switch {
+	case err != nil:
+		return 0, false, err
+	case matches(a.r.Header["If-None-Match"], a.textOf(found.Digest)):
+		return found.Size, true, a.unchanged(found)
+	case a.r.Method == http.MethodHead:
+		return found.Size, true, a.head(found)
+	}
+	return found.Size, false, nil
 }
 
 // needSize reports whether the size must be known before content is opened: a blob of which only ranges are wanted is

@@ -76,6 +76,7 @@ func preface(cfg config.Loaded, log *zap.Logger) {
 	}
 	b := build()
 	log.Info("starting", zap.String("version", b.Version), zap.String("go", b.Go), zap.String("config", file))
+	collectSeldom(os.Getenv("GOGC"))
 	if limit, ok := limitMemory(os.DirFS("/"), os.Getenv("GOMEMLIMIT")); ok {
 		log.Info("memory limit set from the cgroup", zap.Stringer("limit", config.Size(limit)))
 	}
