@@ -57,7 +57,7 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, patience time.Duration,
 	case <-late:
 		return v, joined, errSlow
 	case <-ctx.Done():
-		return v, joined, ctx.Err()
+		return v, joined, context.Cause(ctx)
 	}
 }
 
