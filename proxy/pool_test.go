@@ -60,7 +60,7 @@ func (p *pool) serve(t *testing.T, h http.Handler) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.listen(t, h, proxy.Limit(l, 0, nil))
+	p.listen(t, h, proxy.Limit(l, 512, nil))
 }
 
 // listen serves h at l.

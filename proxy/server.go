@@ -21,10 +21,6 @@ const (
 	maxStreams = 250
 )
 
-// PerClient is how many connections one address may have unless Limit is told otherwise: a node that pulls dozens of
-// images with parallel ranges stays far below it.
-const PerClient = 512
-
 // Server returns a server for h that no client can wear down: it bounds what a header may be and how long it may take.
 // There is no limit on the whole of an answer, because layers may be large and lines slow; each stretch of an answer
 // has its own. What net/http has to complain of goes to log.
@@ -44,12 +40,12 @@ func Server(h http.Handler, log *zap.Logger) *http.Server {
 	return s
 }
 
-// Limit returns a listener that closes the connections which an address opens beyond perClient; 0: PerClient. An
+// Limit returns a listener that closes the connections which an address opens beyond perClient; 0: it closes none. An
 // IPv6 client is its /64, of which it has every address. TCP connections stay such, so that files go to them by
 // sendfile. log hears of those that are closed, once a minute; nil: nobody does.
 func Limit(l net.Listener, perClient int, log *zap.Logger) net.Listener {
-	if perClient == 0 {
-		perClient = PerClient
+	if perClient <= 0 {
+		return l
 	}
 	if log == nil {
 		log = zap.NewNop()
@@ -92,8 +88,8 @@ func (l *limited) Accept() (net.Conn, error) {
 func (l *limited) refused(who netip.Prefix) {
 	if now := time.Now(); now.Sub(l.told) >= time.Minute {
 		l.told = now
-		l.log.Warn("a client has too many connections, more are closed at once", zap.Stringer("client", who),
-			zap.Int("most", l.most))
+		l.log.Warn("a client has too many connections, more are closed at once; if it is a load balancer or a gateway, "+
+			"raise connections_per_client", zap.Stringer("client", who), zap.Int("most", l.most))
 	}
 }
 

@@ -65,6 +65,18 @@ func TestLimitPerClient(t *testing.T) {
 	}
 }
 
+// Behind a load balancer all clients have one address: 0 counts nobody.
+func TestNoLimitPerClient(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if got := proxy.Limit(l, 0, nil); got != l {
+		t.Errorf("%T counts connections", got)
+	}
+}
+
 // dialFrom connects from an address of this machine; nil: it was refused.
 func dialFrom(t *testing.T, from string, to net.Addr) net.Conn {
 	t.Helper()
@@ -129,7 +141,7 @@ func TestFilesGoOutBySendfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &watched{Listener: proxy.Limit(l, 0, nil)}
+	w := &watched{Listener: proxy.Limit(l, 512, nil)}
 	p.listen(t, &proxy.Handler{Store: p.store, Names: names}, w)
 	p.get(t, blob("app", content.Digest())).is(t, 200, content.Bytes())
 	if n := w.fromFile.Load(); n < 8<<20-512 { // net/http sends 512 bytes together with the header
@@ -185,7 +197,7 @@ func (p *pool) overTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = tls.NewListener(proxy.Limit(l, 0, nil), &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
+	l = tls.NewListener(proxy.Limit(l, 512, nil), &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
 	p.listen(t, &proxy.Handler{Store: p.store, Names: names, Observe: p.observe}, l)
 	p.url = "https://" + l.Addr().String()
 	p.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}, ForceAttemptHTTP2: true,
@@ -215,7 +227,7 @@ func bubble(t *testing.T, o *origintest.Origin, f func(t *testing.T, dial func()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = s.Serve(proxy.Limit(l, 0, nil))
+			_ = s.Serve(proxy.Limit(l, 512, nil))
 		}()
 		f(t, func() net.Conn {
 			c, err := network.DialContext(t.Context(), "tcp", "pool.test:80")

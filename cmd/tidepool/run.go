@@ -66,7 +66,7 @@ func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*r
 		return nil, err
 	}
 	r.addr = doors[0].Addr()
-	r.serve(r.door, proxy.Limit(doors[0], 0, log.Named("proxy")))
+	r.serve(r.door, proxy.Limit(doors[0], cfg.Connections, log.Named("proxy")))
 	if len(doors) > 1 {
 		r.adminAddr = doors[1].Addr()
 		r.serve(r.admin, doors[1])

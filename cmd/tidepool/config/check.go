@@ -74,6 +74,9 @@ func (l *layers) place(key string) Origin {
 }
 
 func (l *layers) checkServers() {
+	if l.Connections < 0 {
+		l.wrong("connections_per_client", "want a number of connections, or 0 for no cap")
+	}
 	if l.Listen == Off {
 		l.wrong("listen", "a server must listen somewhere")
 	}

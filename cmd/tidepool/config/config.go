@@ -27,6 +27,7 @@ type Config struct {
 	DefaultUpstream string               `yaml:"default_upstream" doc:"the upstream of names without a host"`
 	AnyUpstream     bool                 `yaml:"any_upstream" doc:"pull from hosts that are not configured too, except from private addresses"`
 	WellKnown       bool                 `yaml:"well_known" doc:"know docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com and public.ecr.aws without their being listed"`
+	Connections     int                  `yaml:"connections_per_client" doc:"connections that one client address may have open at a time, an IPv6 /64 being one address; 0: as many as it likes"`
 	ShutdownDelay   Duration             `yaml:"shutdown_delay" doc:"how long to go on accepting after SIGTERM, with /readyz already refusing"`
 	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end, after SIGTERM and the shutdown delay"`
 	Log             Log                  `yaml:"log"`
@@ -89,6 +90,7 @@ func Default() Config {
 		Memory:          64 << 20,
 		DefaultUpstream: "docker.io",
 		WellKnown:       true,
+		Connections:     defaultConnections,
 		Drain:           Duration(30 * time.Second),
 		Log:             Log{Level: "info", Format: "console"},
 		Tags:            []TagRule{{Match: "**", Fresh: Duration(defaultFresh)}},
@@ -101,6 +103,10 @@ func Default() Config {
 // defaultFresh is what most who set such a time choose: a moved tag is seen within the patience of who moved it, and a
 // node that pulls a hundred images asks once for each.
 const defaultFresh = 5 * time.Minute
+
+// defaultConnections is far more than a node needs that pulls dozens of images with parallel ranges, and so few that
+// one client cannot take every descriptor.
+const defaultConnections = 512
 
 // defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
 const defaultFetches = 64

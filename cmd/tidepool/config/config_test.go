@@ -208,6 +208,7 @@ c.yaml:2:9: memory: manifests are served from memory: write 64MiB, or less where
 		"merge key":         {"upstreams: {a.b: {<<: {fetches: 3}}}\n", "c.yaml:1:19: upstreams.a.b: want a plain key, found a merge key"},
 		"dash":              {"upstreams: {a.b: {credentials: [{'-': x}]}}\n", "c.yaml:1:34: unknown key upstreams.a.b.credentials[0].-"},
 		"control character": {"\x00", "c.yaml:1:1: no YAML: control characters are not allowed (value: 0)"},
+		"fewer than none":   {"connections_per_client: -1\n", "c.yaml:1:25: connections_per_client: want a number of connections, or 0 for no cap"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load(t, c.yaml, config.Inputs{})

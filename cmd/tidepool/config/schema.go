@@ -79,6 +79,6 @@ func structSchema(v reflect.Value) map[string]any {
 // defaultOf is v where it is one value that says something.
 func defaultOf(v reflect.Value) (any, bool) {
 	_, isText := v.Interface().(encoding.TextMarshaler)
-	one := isText || v.Kind() == reflect.String || v.Kind() == reflect.Bool
+	one := isText || v.Kind() == reflect.String || v.Kind() == reflect.Bool || v.Kind() == reflect.Int
 	return v.Interface(), one && !v.IsZero()
 }
