@@ -22,6 +22,7 @@ import (
 type Sources struct {
 	Cache     func() cache.Stats
 	Upstreams func() []Upstream
+	Dropped   func() uint64 // lines that the log has lost; nil: none
 	Version   string
 }
 

@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "write testdata/names.txt")
 func example() *metrics.Metrics {
 	return metrics.New(metrics.Sources{
 		Version: "1.2.3",
+		Dropped: func() uint64 { return 8 },
 		Cache: func() cache.Stats {
 			return cache.Stats{Opened: [4]uint64{1, 2, 3, 4}, Fetched: 5, DiskBytes: 6, Scanned: true}
 		},
@@ -79,6 +80,7 @@ func TestSamples(t *testing.T) {
 		`tidepool_cache_opened_total{tier="upstream"} 4`,
 		`tidepool_cache_fetched_bytes_total 5`,
 		`tidepool_disk_bytes 6`,
+		`tidepool_log_dropped_total 8`,
 		`tidepool_disk_scanned 1`,
 		`tidepool_upstream_requests_total{upstream="docker.io"} 7`,
 		`tidepool_upstream_pulls_remaining{upstream="docker.io"} 76`,

@@ -31,6 +31,8 @@ var (
 	diskScanned = describe("disk_scanned", "1 once the disk tier has been read over after the start, 0 before.")
 	memoryBytes = describe("memory_bytes", "Bytes in the memory tier.")
 
+	dropped = describe("log_dropped_total", "Log lines dropped because whoever reads the log did not take them.")
+
 	requests  = describe("upstream_requests_total", "Requests to an upstream, its token servers and redirects.", "upstream")
 	failures  = describe("upstream_failures_total", "Requests to an upstream that failed by its fault.", "upstream")
 	limited   = describe("upstream_limited_total", "Requests that an upstream refused because of a limit.", "upstream")
@@ -49,9 +51,17 @@ func (rooms) Describe(chan<- *prometheus.Desc) {}
 func (r rooms) Collect(out chan<- prometheus.Metric) {
 	to := sink(out)
 	to.store(r.Cache())
+	to.counter(dropped, r.lost())
 	for _, u := range r.Upstreams() {
 		to.hub(u)
 	}
+}
+
+func (r rooms) lost() uint64 {
+	if r.Dropped == nil {
+		return 0
+	}
+	return r.Dropped()
 }
 
 // sink is where samples go.

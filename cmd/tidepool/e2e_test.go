@@ -253,15 +253,24 @@ type tidepool struct {
 	addr  string   // where clients come in
 	admin string
 	data  string
+
+	stderr *os.File // in place of a file of the test's own; nil: that
 }
 
 // serve starts tidepool with its data in a directory of the test's own; args come after the flags that every test
 // sets. It returns once it is ready.
 func serve(t *testing.T, args ...string) *tidepool {
 	t.Helper()
+	p := prepare(t, args...)
+	p.restart()
+	return p
+}
+
+// prepare is serve without the start.
+func prepare(t *testing.T, args ...string) *tidepool {
+	t.Helper()
 	p := &tidepool{t: t, addr: address(t), admin: address(t), data: filepath.Join(t.TempDir(), "data")}
 	p.args = append([]string{"serve", "--listen", p.addr, "--admin", p.admin, "--data", p.data}, args...)
-	p.restart()
 	return p
 }
 
@@ -279,6 +288,9 @@ func (p *tidepool) restart() {
 // alone keeps the machine's own configuration out of the test.
 func (p *tidepool) alone(cmd *exec.Cmd) {
 	home := filepath.Dir(p.data)
+	if p.stderr != nil {
+		cmd.Stderr = p.stderr
+	}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home}
 	cmd.Env = append(cmd.Env, p.env...)
 }

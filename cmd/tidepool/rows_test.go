@@ -13,7 +13,7 @@ import (
 )
 
 // row is a fault that a tidepool has to bear, by its number in the table of faults that this project was planned with:
-// clients 1 to 11, upstreams to 32, networks to 36, disks to 49, the process's own life from 56 to 61. Each is a test
+// clients 1 to 11, upstreams to 32, networks to 36, disks to 49, the process's own life from 56 to 61, its log 80. Each is a test
 // here, in a bubble; or it is tested elsewhere, where names the tests, package.Test; why says why not here, or what
 // cannot be tested on one machine.
 type row struct {
@@ -85,6 +85,7 @@ var rows = []row{
 	{n: 59, name: "SIGTERM under load", where: []string{"tidepool.TestDrain", "tidepool.TestStop", "tidepool.TestDrainIsBounded"}},
 	{n: 60, name: "another format on disk", why: "there has been one format so far; a database that cannot be read is set aside, and content proves itself"},
 	{n: 61, name: "start with a million blobs", where: []string{"cache.TestRestart"}, why: "the path of content follows from its digest, so nothing is scanned before it is served; the time of the scan is measured, not tested"},
+	{n: 80, name: "log that nobody reads", where: []string{"tidepool.TestLogThatNobodyReads", "tidepool.TestLogWhoseReaderIsGone", "tidepool.TestSinkDropsAndTells"}},
 }
 
 func TestRow(t *testing.T) {
@@ -103,6 +104,7 @@ func TestRowsAreComplete(t *testing.T) {
 			want = append(want, n)
 		}
 	}
+	want = append(want, 80)
 	exists := testNames(t)
 	var got []int
 	for _, r := range rows {

@@ -23,12 +23,15 @@ import (
 	"github.com/tidepool-oci/tidepool/proxy/upstream"
 )
 
-// world is what the demo and tests put in place of the machine. The zero value is the machine itself.
+// world is what the demo and tests put in place of the machine, and what start cannot see of it. The zero value is the
+// machine itself.
 type world struct {
 	listen func(network, addr string) (net.Listener, error)
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	fs     cache.FS
 	now    func() time.Time
+
+	dropped func() uint64 // log lines that were lost; nil: none can be
 }
 
 // running is a tidepool that serves. Whoever started it must stop it.
@@ -84,7 +87,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	if r.store, err = cache.New(context.WithoutCancel(ctx), r.hubs, storeOptions(cfg, log, w)); err != nil {
 		return errors.Join(fmt.Errorf("the store in %s (--data): %w", cfg.Data, err), r.hubs.Close())
 	}
-	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Version: build().Version})
+	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Version: build().Version})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), ID: id, Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)) },

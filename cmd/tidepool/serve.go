@@ -7,6 +7,9 @@ import (
 	"io"
 	stdlog "log"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -30,39 +33,63 @@ func serveCmd() *cobra.Command {
 			warn(cmd, cfg.Warnings)
 			return err
 		}
-		log := logger(cfg.Log, cmd.ErrOrStderr())
+		log, lines := logger(cfg.Log, cmd.ErrOrStderr())
+		defer lines.Close()
+		// Go ends a program whose stderr is a pipe that nobody has any more: here that is a log that cannot be written.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		// net/http's client writes there what a hub sends unasked: bytes of strangers, past everything that cleans them.
 		stdlog.SetOutput(io.Discard)
 		preface(cfg, log)
-		return serve(cmd.Context(), cfg.Config, log, cmd.OutOrStdout())
+		return serve(cmd.Context(), cfg.Config, log, world{dropped: lines.dropped.Load}, cmd.OutOrStdout())
 	}
 	return cmd
 }
 
 // serve runs until ctx ends, and then ends in order.
-func serve(ctx context.Context, cfg config.Config, log *zap.Logger, out io.Writer) error {
-	r, err := start(ctx, cfg, log, world{})
+func serve(ctx context.Context, cfg config.Config, log *zap.Logger, w world, out io.Writer) error {
+	r, err := start(ctx, cfg, log, w)
 	if err != nil {
 		return err
 	}
-	greet(out, r)
+	greeting := newSink(out, func(uint64) []byte { return nil }) // who does not read it must not keep us from ending
+	defer greeting.Close()
+	greet(greeting, r)
 	err = r.underSystemd(ctx)
 	return errors.Join(err, r.stop(context.WithoutCancel(ctx)))
 }
 
-// logger writes lines as the configuration wants them. None is left out: an access log with holes proves nothing.
-func logger(c config.Log, out io.Writer) *zap.Logger {
-	keys := zap.NewProductionEncoderConfig()
-	keys.NameKey, keys.EncodeTime, keys.EncodeDuration = "component", zapcore.ISO8601TimeEncoder, zapcore.StringDurationEncoder
-	encoder := zapcore.NewConsoleEncoder(keys)
-	if c.Format == "json" {
-		encoder = zapcore.NewJSONEncoder(keys)
-	}
+// logger writes lines as the configuration wants them, by a sink that its owner closes. None is left out while out takes
+// them, for an access log with holes proves nothing; and where there are holes, a line says so.
+func logger(c config.Log, out io.Writer) (*zap.Logger, *sink) {
+	encoder := form(c)
 	level, err := zapcore.ParseLevel(string(c.Level))
 	if err != nil {
 		level = zapcore.InfoLevel // of a Config that Load did not make
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(out)), level))
+	lines := newSink(out, func(dropped uint64) []byte { return gap(encoder, dropped) })
+	return zap.New(zapcore.NewCore(encoder, lines, level)), lines
+}
+
+// form is how lines look.
+func form(c config.Log) zapcore.Encoder {
+	keys := zap.NewProductionEncoderConfig()
+	keys.NameKey, keys.EncodeTime, keys.EncodeDuration = "component", zapcore.ISO8601TimeEncoder, zapcore.StringDurationEncoder
+	if c.Format == "json" {
+		return zapcore.NewJSONEncoder(keys)
+	}
+	return zapcore.NewConsoleEncoder(keys)
+}
+
+// gap is the line that tells of lines that are missing before it.
+func gap(encoder zapcore.Encoder, dropped uint64) []byte {
+	line, err := encoder.EncodeEntry(zapcore.Entry{
+		Level: zap.WarnLevel, Time: time.Now(), LoggerName: "log",
+		Message: "lines were dropped: whoever reads the log did not take them, and pulls do not wait for that",
+	}, []zap.Field{zap.Uint64("dropped", dropped)})
+	if err != nil {
+		return nil // of a number in a buffer: there is nothing to fail
+	}
+	return line.Bytes()
 }
 
 // preface logs what an operator wants to know about how this start came about.
