@@ -58,7 +58,7 @@ type running struct {
 // background ends with stop, not with ctx.
 func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*running, error) {
 	r := &running{cfg: cfg, log: log, broken: make(chan error, 2), secret: rand.Text()}
-	doors, err := openDoors(cfg, w) // first: where a tidepool runs already, nothing else is touched
+	doors, err := openDoors(ctx, cfg, w) // first: where a tidepool runs already, nothing else is touched
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +136,9 @@ func adminServer(h http.Handler, log *zap.Logger) *http.Server {
 }
 
 // openDoors listens for clients and then, where admin is not off, for operators.
-func openDoors(cfg config.Config, w world) (doors []net.Listener, err error) {
+func openDoors(ctx context.Context, cfg config.Config, w world) (doors []net.Listener, err error) {
 	if w.listen == nil {
-		w.listen = net.Listen
+		w.listen = func(network, addr string) (net.Listener, error) { return proxy.Listen(ctx, network, addr) }
 	}
 	clients, err := listen(w, "listen", cfg.Listen)
 	if err != nil || cfg.Admin == config.Off {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // guard decides which servers a hub's connections may reach. The address decides, after its name was resolved and for
@@ -32,8 +34,16 @@ type guard struct {
 // errInside is why the guard refused.
 var errInside = errors.New("refused to go there")
 
+const (
+	// A registry that lost its power says nothing more: probes find that out while nothing is asked of it, so that idle
+	// connections to what is gone are not tried first when another has taken its address.
+	probeAfter, probeEvery, probes = 15 * time.Second, 5 * time.Second, 3
+	// silence is how long what a registry was sent may go without its kernel's word for it: as long as probes take.
+	silence = probeAfter + probes*probeEvery
+)
+
 func newGuard(registry string, o Options, open *conns) *guard {
-	keepAlive := net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}
+	keepAlive := net.KeepAliveConfig{Enable: true, Idle: probeAfter, Interval: probeEvery, Count: probes}
 	return &guard{
 		registry: registry,
 		proxy:    o.Proxy,
@@ -45,12 +55,22 @@ func newGuard(registry string, o Options, open *conns) *guard {
 	}
 }
 
-// dial connects to addr, a host and a port, unless that would lead inside.
+// dial connects to addr, a host and a port, unless that would lead inside. Where this machine has no room for another
+// connection, it waits a moment for some.
 func (g *guard) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, fmt.Errorf("no connection to %s within %v", addr, g.timeout))
 	defer cancel()
 	c, err := g.connect(ctx, network, addr)
+	var lack error // of room here
+	for n := 1; n < scarceTries && scarce(err) != ""; n++ {
+		if lack = err; !pause(ctx, scarcePause) {
+			break
+		}
+		c, err = g.connect(ctx, network, addr)
+	}
 	switch {
+	case err != nil && lack != nil:
+		return nil, lack
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:
@@ -69,10 +89,13 @@ func (g *guard) connect(ctx context.Context, network, addr string) (net.Conn, er
 	switch {
 	case g.network == nil:
 		d := g.dialer
-		if !trusted {
-			d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-				return g.checkText(host, address)
+		d.ControlContext = func(_ context.Context, _, address string, socket syscall.RawConn) error {
+			if !trusted {
+				if err := g.checkText(host, address); err != nil {
+					return err
+				}
 			}
+			return bound(socket)
 		}
 		return d.DialContext(ctx, network, addr)
 	case g.resolver == nil:
@@ -85,6 +108,17 @@ func (g *guard) connect(ctx context.Context, network, addr string) (net.Conn, er
 	default:
 		return g.resolveAndDial(ctx, network, host, port, trusted)
 	}
+}
+
+// bound makes the kernel give up a connection after silence.
+func bound(socket syscall.RawConn) error {
+	var err error
+	if e := socket.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
+	}); e != nil {
+		return e
+	}
+	return err
 }
 
 // resolveAndDial is connect over a network that knows addresses only.

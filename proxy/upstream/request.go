@@ -115,8 +115,12 @@ func (r *reply) fail(err error) error {
 	if errors.As(err, &op) && op.Err != nil && op.Op == "dial" {
 		text = "cannot connect: " + op.Err.Error()
 	}
+	lack := scarce(err)
+	if lack != "" {
+		text = "cannot connect: " + lack
+	}
 	return &fault{
-		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside),
+		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside) && lack == "",
 		text: r.host + ": " + r.clean(text),
 	}
 }
