@@ -53,11 +53,11 @@ const blobSize, partOff, partLen = 300 << 10, 150_000, 10_000
 var otherDigest = cache.Sum([]byte("something else")).String()
 
 var faults = []ill{
-	{"cut once", func(r *origintest.Rule) { r.Once().CutAt(100) }, down, down, whole, whole, whole, whole},
+	{"cut once", func(r *origintest.Rule) { r.Once().CutAt(100) }, whole, whole, whole, whole, whole, whole},
 	{"cut once near the end", func(r *origintest.Rule) { r.Once().CutAt(blobSize - 10) }, whole, whole, whole, whole, whole, whole},
 	{"cut a hundred times", func(r *origintest.Rule) { r.Times(100).CutAt(70 << 10) }, whole, whole, whole, whole, whole, whole},
 	{"cut always", func(r *origintest.Rule) { r.CutAt(0) }, down, down, whole, down, down, whole},
-	{"reset once", func(r *origintest.Rule) { r.Once().ResetAt(100) }, down, down, whole, whole, whole, whole},
+	{"reset once", func(r *origintest.Rule) { r.Once().ResetAt(100) }, whole, whole, whole, whole, whole, whole},
 	{"hang up once", func(r *origintest.Rule) { r.Once().Drop() }, down, down, down, whole, down, down},
 	{"hang up always", func(r *origintest.Rule) { r.Drop() }, down, down, down, down, down, down},
 	{"stall once", func(r *origintest.Rule) { r.Once().StallAt(100) }, down, down, whole, whole, whole, whole},

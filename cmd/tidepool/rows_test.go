@@ -59,7 +59,7 @@ var rows = []row{
 	{n: 27, name: "signed URL expires", test: rowSignedURLExpires},
 	{n: 28, name: "token server misbehaves", test: rowTokenServer},
 	{n: 29, name: "TLS", where: []string{"upstream.TestCVE_2019_10214_TLSIsVerifiedForEachHost", "upstream.TestCVE_2014_5277_NoFallbackToPlainHTTP"}},
-	{n: 30, name: "HTTP/2 stream reset, connection reset", where: []string{"tidepool.TestFaults", "upstream.TestBlobsOverHTTP1", "upstream.TestHubWithHTTP2Only"}, why: "blobs come over HTTP/1.1, where a reset is that of a connection"},
+	{n: 30, name: "HTTP/2 stream reset, connection reset", where: []string{"tidepool.TestHTTP2Breaks", "tidepool.TestFaults", "upstream.TestBlobsOverHTTP1", "upstream.TestHubWithHTTP2Only"}},
 	{n: 31, name: "mirrors disagree", test: rowMirrorsDisagree},
 	{n: 32, name: "slow upstream, many clients", test: rowSlowUpstream},
 	{n: 33, name: "lossy and narrow line", where: []string{"tidepool.TestLossyAndNarrowLine", "upstream.TestSlowBlob"}},

@@ -147,19 +147,31 @@ type document struct {
 	body   []byte
 }
 
-// document makes q at e for an answer of at most limit bytes; a larger one is cache.ErrUnsupported.
+// document makes q at e for an answer of at most limit bytes; a larger one is cache.ErrUnsupported. Where a connection
+// breaks in the middle, another is tried: nobody can resume what must come whole.
 func (h *hub) document(ctx context.Context, e *endpoint, q query, limit int64) (*document, error) {
 	ctx, cancel := h.hurry(ctx, e)
 	defer cancel()
-	r, err := h.ask(ctx, e, q)
-	if err != nil {
-		return nil, err
+	for first := true; ; first = false {
+		r, err := h.ask(ctx, e, q)
+		if err != nil {
+			return nil, err
+		}
+		b, err := h.readAll(r, limit)
+		switch {
+		case errors.Is(err, errTooMuch):
+			return nil, tooLarge(e, limit)
+		case first && brokeOff(err):
+			continue
+		}
+		return &document{r.Header, b}, err
 	}
-	b, err := h.readAll(r, limit)
-	if errors.Is(err, errTooMuch) {
-		return nil, tooLarge(e, limit)
-	}
-	return &document{r.Header, b}, err
+}
+
+// brokeOff reports whether err, of a body, is that of its connection.
+func brokeOff(err error) bool {
+	var f *fault
+	return errors.As(err, &f) && f.cause != nil
 }
 
 // readAll reads an answer of at most limit bytes; the error for a larger one is errTooMuch.
