@@ -153,6 +153,45 @@ func replace(name string, err error) error {
 	return err
 }
 
+// Each write takes five seconds. What is being fetched comes as slowly as the disk takes it, from one request and right to
+// its last byte; nobody else waits for it: what is held, in memory or on disk, is served as ever, and so is the answer to
+// whether there is something.
+func rowSlowDisk(t *testing.T) {
+	o := origintest.New()
+	img := o.PutImage(repo, "latest", origintest.Spec{})
+	held := o.PutBlob(repo, origintest.Synthetic(1, blobSize))
+	cold := o.PutBlob(repo, origintest.Synthetic(2, 4*blobSize))
+	disk := new(diskFS)
+	w := inBubble(t, o, plan{world: world{fs: disk}})
+	w.pulls("latest", img)
+	w.get(blobPath(held.Digest())).brings(t, held)
+	w.settled()
+	disk.slow.Store(int64(5 * time.Second))
+	got := make(chan answered)
+	for range 2 {
+		go func() { got <- w.get(blobPath(cold.Digest())) }()
+	}
+	time.Sleep(7 * time.Second)
+	began := time.Now()
+	w.pulls("latest", img)
+	w.get(blobPath(held.Digest())).brings(t, held)
+	w.head(blobPath(cold.Digest())).is(t, http.StatusOK)
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("who wants something else waited for %v", took)
+	}
+	for range 2 {
+		a := <-got
+		if a.brings(t, cold); a.took < 10*time.Second || a.took > 2*time.Minute {
+			t.Errorf("took %v", a.took)
+		}
+	}
+	if c := o.Sent(cold.Digest()); c.Repeated() > 0 {
+		t.Errorf("%d bytes came twice", c.Repeated())
+	}
+	disk.slow.Store(0)
+	w.keepsOnlyTruth()
+}
+
 // A second tidepool on the same directory is told so, and harms nothing.
 func rowTwoProcesses(t *testing.T) {
 	o := origintest.New()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -12,9 +13,10 @@ import (
 )
 
 // diskFS is the machine's file system, without its syncs, which prove nothing to a process that lives on, and of a
-// constant size; and with a disk that can be filled.
+// constant size; and with a disk that can be filled, and be slow.
 type diskFS struct {
-	full atomic.Bool // every write fails
+	full atomic.Bool  // every write fails
+	slow atomic.Int64 // what every write takes, in nanoseconds
 }
 
 // OpenFile implements cache.FS.
@@ -36,6 +38,7 @@ type fillable struct {
 }
 
 func (f *fillable) WriteAt(p []byte, off int64) (int, error) {
+	time.Sleep(time.Duration(f.disk.slow.Load()))
 	if f.disk.full.Load() {
 		return 0, &fs.PathError{Op: "write", Path: f.Name(), Err: syscall.ENOSPC}
 	}
