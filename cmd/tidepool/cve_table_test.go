@@ -73,7 +73,7 @@ var advisories = []advisory{
 	{"CVE-2017-14992 CVE-2026-48702 CVE-2023-30551 CVE-2023-25153 CVE-2025-58183 CVE-2026-32288", "", noArchives},
 	{"memberlist-362 memberlist-363", "", noPeers},
 	{"CVE-2023-46737 CVE-2024-29902 CVE-2024-29903 CVE-2023-33957 CVE-2023-33958 CVE-2024-45395", "", noSignatures},
-	{"CVE-2023-39325 CVE-2023-45288 CVE-2026-33814 CVE-2026-56853 CVE-2026-32283 CVE-2026-56862", "proxy.TestHTTP2", goFloor + "; the door speaks HTTP/1.1 unless it is given TLS, and bounds streams then"},
+	{"CVE-2023-39325 CVE-2023-45288 CVE-2026-33814 CVE-2026-56853 CVE-2026-32283 CVE-2026-56862", "proxy.TestCVE_2023_39325_HTTP2Floods", goFloor + "; the door speaks HTTP/1.1 unless it is given TLS, and bounds streams then"},
 	{"CVE-2025-58186 CVE-2025-61726 CVE-2026-56860 CVE-2023-24534", "tidepool.TestCVE_2025_58186_LargeRequests", ""},
 	{"slowloris CVE-2020-7219", "proxy.TestSlowHeaders proxy.TestLimitPerClient proxy.TestClientsThatStopReading tidepool.TestRow", ""},
 	{"CVE-2017-7529 CVE-2011-3192 squid-ranges", "proxy.TestCVE_2017_7529_RangeOverflow proxy.TestCVE_2011_3192_ManyRanges proxy.FuzzRange", ""},
