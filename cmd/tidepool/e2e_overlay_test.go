@@ -87,4 +87,3 @@ func glob(t *testing.T, pattern string) []string {
 	must(t, err)
 	return names
 }
-
