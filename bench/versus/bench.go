@@ -141,7 +141,7 @@ func (b *bench) runAll(ctx context.Context) (all []*result, err error) {
 func (b *bench) runOnce(ctx context.Context, l load, rep int, results []*result) {
 	for i := range b.servers {
 		s := b.servers[(i+rep)%len(b.servers)]
-		if results[0].Failed[s.name] != "" {
+		if results[0].Failed[s.name] != "" || s.only != "" && s.only != l.key {
 			continue
 		}
 		values, err := b.measure(ctx, l, s)
