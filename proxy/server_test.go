@@ -172,8 +172,14 @@ func TestHTTP2(t *testing.T) {
 	}
 	p.get(t, blob("app", good.Digest()), "Range", "bytes=5-9,0-1").several(t, good.Bytes(), [][2]int64{{5, 10}, {0, 2}})
 	for _, c := range []*origintest.Content{bad, unsized} {
-		if a := p.get(t, blob("app", c.Digest())); a.StatusCode == 200 && a.err == nil {
-			t.Errorf("%d wrong bytes ended well", len(a.body))
+		res, err := p.client.Get(p.url + blob("app", c.Digest()))
+		if err != nil {
+			continue // reset before its header had gone out
+		}
+		n, err := io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+		if res.StatusCode == 200 && err == nil {
+			t.Errorf("%d wrong bytes ended well", n)
 		}
 	}
 	if a := p.do(t, http.MethodPost, "/v2/app/blobs/uploads/"); a.StatusCode != 405 {
