@@ -260,7 +260,7 @@ func (b *body) Read(p []byte) (int, error) {
 			over = io.ErrUnexpectedEOF
 		}
 	}
-	p = p[:min(int64(len(p)), end-b.at)]
+	p = p[:min(int64(len(p)), end-b.at, pieceSize)] // what a network brings at a time
 	if len(p) == 0 {
 		if b.turn.stall && over != io.EOF {
 			<-b.ctx.Done()
