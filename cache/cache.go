@@ -33,7 +33,8 @@ type Options struct {
 	Disk   int64  // budget of the disk tier in bytes; 0: 80 % of the file system
 	Memory int64  // budget of the memory tier in bytes; 0: 64 MiB
 
-	Fresh        func(Ref) time.Duration    // how long a name needs no asking; nil: 5 minutes
+	Aging        func(Ref) Aging            // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
+	Absence      time.Duration              // how long a source is believed that it does not have something; 0: 30 s
 	Private      func(registry string) bool // whether an upstream is asked with credentials; for "": any; nil: none
 	ProvenRanges bool                       // ranges of what is still arriving wait until its digest is proven
 	Fill         Fill                       // what becomes of a blob of which only ranges are asked for
@@ -57,10 +58,26 @@ const (
 // Found says what a Ref is and where that was learned.
 type Found struct {
 	Desc
-	From  Tier
-	AsOf  time.Time // of a name: when the hub last said so; zero for a digest, which does not age
-	Stale bool      // of a name: past its freshness, and the upstream could not be asked
+	From Tier
+	AsOf time.Time     // of a name: when the hub last said so; zero for a digest, which does not age
+	Aged Aged          // of a name that was not fresh: how it was dealt with
+	Over time.Duration // how long it is past its freshness, where it is served all the same
 }
+
+// Aged says how a name was dealt with that was not fresh.
+type Aged uint8
+
+// What came of it. A name never seen before has no age.
+const (
+	NotAged     Aged = iota
+	ServedAged       // within its grace: the source is asked behind the answer
+	Unchanged        // the source said that it still is what it was
+	Changed          // the source said that it is something else now
+	Unconfirmed      // the source could not be asked
+)
+
+// Stale reports whether f is a name past its freshness about which the upstream could not be asked.
+func (f Found) Stale() bool { return f.Aged == Unconfirmed }
 
 // Cache is the store. It is ready when New returns it and must be closed.
 type Cache struct {
@@ -114,6 +131,9 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	if o.ScrubRate == 0 {
 		o.ScrubRate = defaultScrub
 	}
+	if o.Absence == 0 {
+		o.Absence = defaultAbsence
+	}
 	d, err := openDisk(o.Dir, o.Disk, o.FS, o.Log)
 	if err != nil {
 		return nil, err
@@ -123,7 +143,7 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 		return nil, errors.Join(err, d.close())
 	}
 	c := &Cache{
-		o: o, src: src, log: o.Log, disk: d, memory: m,
+		o: o, src: remembering(src, o.Absence), log: o.Log, disk: d, memory: m,
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}

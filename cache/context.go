@@ -11,14 +11,20 @@ type Caller string
 // Urgency orders who goes first where the uplink is short.
 type Urgency uint8
 
-// Interactive is a client that waits. It is the only urgency so far.
-const Interactive Urgency = 0
+// The urgencies, the most urgent first.
+const (
+	Interactive  Urgency = iota // a client waits
+	Revalidation                // a name has aged, and was served all the same
+	Warming                     // content is fetched ahead
+	Repair                      // a copy is missing where another one is
+)
 
 type (
 	callerKey  struct{}
 	urgencyKey struct{}
 	hopsKey    struct{}
 	doubtsKey  struct{}
+	spareKey   struct{}
 )
 
 // WithCaller returns ctx with c as the one who asks.
@@ -30,6 +36,11 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 func CallerOf(ctx context.Context) Caller {
 	c, _ := ctx.Value(callerKey{}).(Caller)
 	return c
+}
+
+// WithUrgency returns ctx for an asker of some urgency.
+func WithUrgency(ctx context.Context, u Urgency) context.Context {
+	return context.WithValue(ctx, urgencyKey{}, u)
 }
 
 // UrgencyOf is how urgent the asker is.
@@ -48,6 +59,18 @@ func WithHops(ctx context.Context, via string) context.Context {
 func HopsOf(ctx context.Context) string {
 	v, _ := ctx.Value(hopsKey{}).(string)
 	return v
+}
+
+// WithSpare returns ctx for an asker who has something that will do: what is scarce, as the pulls that a registry
+// grants, is not to be spent on it.
+func WithSpare(ctx context.Context) context.Context {
+	return context.WithValue(ctx, spareKey{}, true)
+}
+
+// SpareOf reports whether what is held will do.
+func SpareOf(ctx context.Context) bool {
+	spare, _ := ctx.Value(spareKey{}).(bool)
+	return spare
 }
 
 // WithDoubts returns ctx for content of which so many of the last answers turned out to be something else: a source

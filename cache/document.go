@@ -88,11 +88,17 @@ func (c *Cache) openName(ctx context.Context, ref Ref, heldOnly bool) (Found, *d
 	if err != nil || doc != nil {
 		return found, doc, err
 	}
-	doc, found.From, err = c.document(ctx, ref.At(found.Digest), heldOnly)
+	doc, found.From, err = c.content(ctx, ref.At(found.Digest), heldOnly)
+	return found, doc, err
+}
+
+// content is document for what a name is said to be: errMoved where there is no such thing.
+func (c *Cache) content(ctx context.Context, ref Ref, heldOnly bool) (*document, Tier, error) {
+	doc, from, err := c.document(ctx, ref, heldOnly)
 	if errors.Is(err, ErrNotFound) {
 		err = fmt.Errorf("%w: %w", errMoved, err)
 	}
-	return found, doc, err
+	return doc, from, err
 }
 
 func (c *Cache) served(doc *document, found Found) *Blob {

@@ -283,7 +283,7 @@ func TestLists(t *testing.T) {
 		read := func(when string, ref Ref, stale bool) {
 			t.Helper()
 			got, found, err := readTag(t, c, ref)
-			if err != nil || !bytes.Equal(got, h.lists[ref]) || found.Stale != stale || found.Digest != Sum(got) ||
+			if err != nil || !bytes.Equal(got, h.lists[ref]) || found.Stale() != stale || found.Digest != Sum(got) ||
 				stale && found.From != FromMemory {
 				t.Errorf("%s: %q, %+v, %v", when, got, found, err)
 			}
@@ -305,7 +305,7 @@ func TestLists(t *testing.T) {
 		c.memory.drop(Sum(h.lists[tags]))
 		h.lists[tags] = []byte(`[`)
 		time.Sleep(defaultFresh)
-		if got, found, err := readTag(t, c, tags); err != nil || !found.Stale {
+		if got, found, err := readTag(t, c, tags); err != nil || !found.Stale() {
 			t.Errorf("no JSON: %q, %+v, %v", got, found, err)
 		}
 		// Where the content is not held any more, what the name was is of no use.

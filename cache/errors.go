@@ -17,6 +17,9 @@ var (
 	ErrUnchanged   = errors.New("unchanged")    // the name still is Want.Known
 	ErrNotHeld     = errors.New("not held")     // Want.HeldOnly, and it has not landed here
 	ErrClosed      = errors.New("shutting down")
+
+	// ErrOffline: nobody may be asked, by the configuration or by an operator's word. It is an ErrUnavailable too.
+	ErrOffline = fmt.Errorf("offline, and so %w", ErrUnavailable)
 )
 
 // LimitedError says whose limit was reached and until when.

@@ -61,6 +61,15 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, patience time.Duration,
 	}
 }
 
+// Start has fn called, unless the same is being asked already, and does not wait for it.
+func (g *Group[K, V]) Start(ctx context.Context, key K, fn func(context.Context) (V, error)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.asking[key] == nil && !g.closed {
+		g.ask(ctx, key, fn)
+	}
+}
+
 // ask starts an asking. g.mu is held.
 func (g *Group[K, V]) ask(ctx context.Context, key K, fn func(context.Context) (V, error)) *asking[V] {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), longestAsk)

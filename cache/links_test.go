@@ -216,7 +216,7 @@ func TestClock(t *testing.T) {
 	blob := h.put("registry.corp", "acme/a", noise(6, 100))
 	tag := h.tag("registry.corp", "acme/a", "1", manifestOf(1))
 	c := open(t, h, Options{Private: func(r string) bool { return true }, Now: func() time.Time { return now },
-		Fresh: func(Ref) time.Duration { return 1 << 62 }})
+		Aging: func(Ref) Aging { return Aging{Fresh: Forever} }})
 	refs := []Ref{blob, tag, tag.At(Sum(manifestOf(1)))}
 	if _, _, err := pull(t.Context(), c, blob, noise(6, 100)); err != nil {
 		t.Fatal(err)
@@ -354,7 +354,7 @@ func TestNoHammering(t *testing.T) {
 			h.head = func(request) error { return x.err }
 			for range 600 {
 				for i, ref := range tags {
-					if got, found, err := readTag(t, c, ref); err != nil || !found.Stale || !bytes.Equal(got, manifestOf(i+1)) {
+					if got, found, err := readTag(t, c, ref); err != nil || !found.Stale() || !bytes.Equal(got, manifestOf(i+1)) {
 						t.Fatalf("%v: %q, %+v, %v", x.err, got, found, err)
 					}
 				}
@@ -365,7 +365,7 @@ func TestNoHammering(t *testing.T) {
 			}
 			h.head = nil
 			time.Sleep(longestSulk)
-			if _, found, err := readTag(t, c, tags[0]); err != nil || found.Stale {
+			if _, found, err := readTag(t, c, tags[0]); err != nil || found.Stale() {
 				t.Errorf("%v: after: %+v, %v", x.err, found, err)
 			}
 			if s := c.Stats(); s.Stale != 1200 {

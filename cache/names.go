@@ -10,8 +10,6 @@ import (
 )
 
 const (
-	// defaultFresh is how long a name needs no asking where nothing else is said.
-	defaultFresh = 5 * time.Minute
 	// hurry is how long an asking for a name that is known, but has aged, may keep clients waiting; then they get what
 	// is known, and the answer serves those who come later.
 	hurry = 2 * time.Second
@@ -23,12 +21,25 @@ const (
 // resolved is what asking about a name brought: what it is, and its content where that came along.
 type resolved struct {
 	name
-	doc   *document
-	stale bool
+	doc  *document
+	aged Aged
 }
 
 func (r resolved) found(from Tier) Found {
-	return Found{Desc: r.Desc, From: from, AsOf: r.asOf, Stale: r.stale}
+	return Found{Desc: r.Desc, From: from, AsOf: r.asOf, Aged: r.aged}
+}
+
+// past is r as found in memory, past its freshness.
+func (c *Cache) past(ref Ref, r resolved) Found {
+	f := r.found(FromMemory) // whoever was asked, what goes out is what was known
+	f.Over = max(0, c.now().Sub(r.asOf)-c.aging(ref).Fresh)
+	return f
+}
+
+// as is r, dealt with in a way.
+func (r resolved) as(a Aged) resolved {
+	r.aged = a
+	return r
 }
 
 // resolve says what a mutable name is: what is known while that is fresh, else what the source says, else, when the
@@ -37,36 +48,55 @@ func (r resolved) found(from Tier) Found {
 func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Found, *document, error) {
 	who := asked{ref, CallerOf(ctx)}
 	known, have := c.recall(who)
+	is := unusable
+	if have {
+		is = c.conditionOf(ref, known.asOf)
+	}
 	switch {
-	case have && c.fresh(ref, known.asOf):
+	case is == fresh:
 		return known.found(FromMemory), known.doc, nil
 	case heldOnly:
 		return Found{}, nil, ErrNotHeld
+	case is == ripe:
+		c.refresh(ctx, who, known)
+		return c.past(ref, known.as(ServedAged)), known.doc, nil
 	}
-	last := have && c.trusts(ref.Registry, known.asOf) // it will do if the source cannot be asked
+	r, from, err := c.consult(ctx, who, known, have, is == outdated, body)
+	if r.aged == Unconfirmed {
+		c.stats.stale.Add(1)
+		return c.past(ref, r), r.doc, err
+	}
+	return r.found(from), r.doc, err
+}
+
+// refresh asks about a name behind the answer that has just been given of it.
+func (c *Cache) refresh(ctx context.Context, who asked, known resolved) {
+	if !c.sulking(who) {
+		c.names.Start(WithUrgency(ctx, Revalidation), who, func(ctx context.Context) (resolved, error) {
+			return c.ask(ctx, who, known, true, false)
+		})
+	}
+}
+
+// consult waits for what the source says. last: what is known will do if it cannot be asked, or not soon.
+func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, last, body bool) (resolved, Tier, error) {
+	if last && c.sulking(who) {
+		return known.as(Unconfirmed), FromMemory, nil
+	}
 	patience := time.Duration(0)
 	if last {
 		patience = hurry
 	}
-	r, from, err := known, FromMemory, errSlow
-	if !last || !c.sulking(who) {
-		var joined bool
-		r, joined, err = c.names.Do(ctx, who, patience, func(ctx context.Context) (resolved, error) {
-			return c.ask(ctx, who, known, have, body)
-		})
-		if from = FromUpstream; joined {
-			from = FromFlight
-		}
+	r, joined, err := c.names.Do(ctx, who, patience, func(ctx context.Context) (resolved, error) {
+		return c.ask(ctx, who, known, have, body)
+	})
+	switch {
+	case errors.Is(err, errSlow):
+		return known.as(Unconfirmed), FromMemory, nil
+	case joined:
+		return r, FromFlight, err
 	}
-	if errors.Is(err, errSlow) {
-		r, from, err = known, FromMemory, nil
-		r.stale = true
-	}
-	if r.stale {
-		c.stats.stale.Add(1)
-		from = FromMemory // whoever was asked, what goes out is what was known
-	}
-	return r.found(from), r.doc, err
+	return r, FromUpstream, err
 }
 
 // recall is what is known of a name. Of a list that is nothing if its content is not held.
@@ -77,17 +107,6 @@ func (c *Cache) recall(who asked) (r resolved, known bool) {
 		known = r.doc != nil
 	}
 	return r, known
-}
-
-// fresh reports whether what was said of ref at a time needs no asking.
-func (c *Cache) fresh(ref Ref, at time.Time) bool {
-	limit := defaultFresh
-	if c.o.Fresh != nil {
-		limit = c.o.Fresh(ref)
-	}
-	// A clock that was set back must not make a name fresh for longer than it would have been.
-	age := c.now().Sub(at)
-	return age >= 0 && age < limit && c.trusts(ref.Registry, at)
 }
 
 // sulking reports whether the upstream failed to answer a moment ago: to this question, or, by a limit, to any.
@@ -114,37 +133,61 @@ func (c *Cache) offend(who asked, err error) {
 	c.sulks.Store(who, time.Now().Add(wait))
 }
 
-// ask asks the source about a name.
+// ask asks the source about a name. Where that fails, the answer is what is known, if it will do.
 func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
-	a, err := c.question(ctx, who.ref, known, have, body)
 	if have {
 		c.stats.revalidated.Add(1)
 	}
-	r := known
-	switch {
-	case err == nil:
-		r, err = c.learn(who, a)
-	case errors.Is(err, ErrUnchanged) && have:
-		r.asOf, err = c.since(a), nil
-		c.remember(who, r.name)
+	usable := have && c.conditionOf(who.ref, known.asOf) != unusable
+	if usable {
+		ctx = WithSpare(ctx)
 	}
+	r, err := c.news(ctx, who, known, have, body)
 	switch {
 	case err == nil:
 		c.sulks.Delete(who)
 		c.sulks.Delete(who.any())
+		c.remember(who, r.name)
 		return r, nil
+	case errors.Is(err, ErrNotFound) && have && c.aging(who.ref).Keep:
+		c.log.Info("gone upstream, and kept", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf))
+		return known.as(Unconfirmed), nil
 	case errors.Is(err, ErrNotFound):
 		c.facts.put(nameKey(who), nil) // gone; what it was stays held by its digest
 	case errors.Is(err, ErrDenied):
 		c.revoke(who)
 	case errors.Is(err, ErrUnsupported) || errors.Is(err, ErrClosed):
-	case have && c.trusts(who.ref.Registry, known.asOf):
+	case usable:
 		c.offend(who, err)
 		c.log.Warn("served as last known", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf), zap.Error(err))
-		known.stale = true
-		return known, nil
+		return known.as(Unconfirmed), nil
 	}
 	return resolved{}, err
+}
+
+// news is what the source says of a name. A manifest's name that was held moves only together with its content: else
+// a source that answers questions and hands nothing out, as a limit on pulls does, would take from clients what is held
+// and give them nothing for it.
+func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
+	a, err := c.question(ctx, who.ref, known, have, body)
+	if errors.Is(err, ErrUnchanged) && have {
+		known.asOf = c.since(a)
+		return known.as(Unchanged), nil
+	}
+	if err != nil {
+		return resolved{}, err
+	}
+	r, err := c.learn(who, a)
+	switch {
+	case err != nil || !have:
+		return r, err
+	case r.Digest == known.Digest:
+		return r.as(Unchanged), nil
+	}
+	if r.doc == nil && c.disk.holds(known.Digest) {
+		r.doc, _, err = c.content(ctx, who.ref.At(r.Digest), false)
+	}
+	return r.as(Changed), err
 }
 
 // question asks in the cheapest way that answers: a HEAD where the content is not wanted or may be held.
@@ -159,7 +202,7 @@ func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, bod
 	return a, err
 }
 
-// learn notes what the source said a name is.
+// learn is what the source says a name is; its content, where that came along, is kept.
 func (c *Cache) learn(who asked, a Answer) (resolved, error) {
 	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}}
 	if a.Body != nil {
@@ -172,7 +215,6 @@ func (c *Cache) learn(who asked, a Answer) (resolved, error) {
 	if r.Digest.IsZero() {
 		return resolved{}, fmt.Errorf("%s: the upstream names no digest: %w", who.ref, ErrUnavailable)
 	}
-	c.remember(who, r.name)
 	return r, nil
 }
 

@@ -35,8 +35,8 @@ func TestNameAges(t *testing.T) {
 			t.Helper()
 			got, found, err := readTag(t, c, ref)
 			g, hd := h.asked()
-			if err != nil || !bytes.Equal(got, want) || found.Stale != stale || g != gets || hd != heads {
-				t.Errorf("%s: %q, stale %t, %v; %d GETs, %d HEADs", when, got, found.Stale, err, g, hd)
+			if err != nil || !bytes.Equal(got, want) || found.Stale() != stale || g != gets || hd != heads {
+				t.Errorf("%s: %q, stale %t, %v; %d GETs, %d HEADs", when, got, found.Stale(), err, g, hd)
 			}
 		}
 		expect("never seen", manifestOf(1), false, 1, 0)
@@ -83,8 +83,8 @@ func TestSlowHub(t *testing.T) {
 		time.Sleep(6 * time.Minute)
 		began := time.Now()
 		got, found, err := readTag(t, c, ref)
-		if took := time.Since(began); took > 3*time.Second || !found.Stale || err != nil || !bytes.Equal(got, manifestOf(1)) {
-			t.Errorf("after %s: %q, stale %t, %v", took, got, found.Stale, err)
+		if took := time.Since(began); took > 3*time.Second || !found.Stale() || err != nil || !bytes.Equal(got, manifestOf(1)) {
+			t.Errorf("after %s: %q, stale %t, %v", took, got, found.Stale(), err)
 		}
 		time.Sleep(2 * time.Minute)
 		if got, _, err = readTag(t, c, ref); err != nil || !bytes.Equal(got, manifestOf(2)) {

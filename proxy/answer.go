@@ -59,7 +59,11 @@ var (
 	bytesUnit   = []string{"bytes"}
 	apiVersion  = []string{"registry/2.0"}
 	statusLocal = []string{"tidepool; detail=local"}
-	statusOf    = [...][]string{
+
+	statusUnchanged = []string{"tidepool; fwd=stale; detail=unchanged"}
+	statusChanged   = []string{"tidepool; fwd=stale; stored; detail=changed"}
+
+	statusOf = [...][]string{
 		cache.FromMemory:   {"tidepool; hit; detail=memory"},
 		cache.FromDisk:     {"tidepool; hit; detail=disk"},
 		cache.FromFlight:   {"tidepool; fwd=uri-miss; collapsed; detail=flight"},
@@ -96,12 +100,20 @@ func (a *answer) set(key, value string) {
 // origin sets the headers that say of what type f is and where it came from.
 func (a *answer) origin(f cache.Found) {
 	h := a.w.Header()
-	h["Cache-Status"] = statusOf[f.From]
-	a.tier = f.From.String()
+	switch a.tier = f.From.String(); f.Aged {
+	case cache.NotAged:
+		h["Cache-Status"] = statusOf[f.From]
+	case cache.Unchanged:
+		h["Cache-Status"] = statusUnchanged
+	case cache.Changed:
+		h["Cache-Status"] = statusChanged
+	default: // a time to live that is over (RFC 9211, section 2.4)
+		a.set("Cache-Status", "tidepool; hit; ttl=-"+strconv.FormatInt(int64(f.Over/time.Second), 10)+"; detail="+a.tier)
+	}
 	if !f.AsOf.IsZero() {
 		a.set("Age", strconv.FormatInt(int64(max(0, a.began.Sub(f.AsOf)/time.Second)), 10))
 	}
-	if f.Stale {
+	if f.Stale() {
 		a.set("Warning", stale(a.ask.ref))
 	}
 	// A manifest says itself of what type it is: one that claims to be a web page must not be shown as one of ours.

@@ -172,7 +172,7 @@ func TestStaleTag(t *testing.T) {
 	o := origintest.New()
 	img := o.PutImage("library/app", "latest", origintest.Spec{})
 	p := start(t, o, func(options *cache.Options) {
-		options.Fresh = func(cache.Ref) time.Duration { return 0 }
+		options.Aging = func(cache.Ref) cache.Aging { return cache.Aging{Stale: cache.Forever} }
 		options.Now = time.Now
 	})
 	p.get(t, "/v2/app/manifests/latest").is(t, 200, img.Top.Content.Bytes())

@@ -112,10 +112,18 @@ func storeOptions(cfg config.Config, log *zap.Logger, w world) cache.Options {
 	}
 	return cache.Options{
 		Dir: cfg.Data, Disk: cfg.Disk.Of(config.Space(cfg.Data)), Memory: int64(cfg.Memory),
-		Fresh: cfg.Fresh, Private: cfg.Private, ProvenRanges: cfg.Ranges == "proven",
+		Aging: cfg.Aging, Absence: absence(cfg), Private: cfg.Private, ProvenRanges: cfg.Ranges == "proven",
 		Fill:      map[config.Fill]cache.Fill{"auto": cache.FillAuto, "whole": cache.FillWhole, "asked": cache.FillAsked}[cfg.Fill],
 		ScrubRate: scrub, FS: w.fs, Now: w.now, Log: log.Named("cache"),
 	}
+}
+
+// absence is how long a source is believed that something is missing; negative: not at all.
+func absence(cfg config.Config) time.Duration {
+	if cfg.Missing == 0 {
+		return -1
+	}
+	return time.Duration(cfg.Missing)
 }
 
 // names is what the door must know of the upstreams to read a request.

@@ -34,6 +34,7 @@ type Config struct {
 	Upstreams       map[string]*Upstream `yaml:"upstreams" doc:"the registries that may be pulled from, by the names clients use"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
+	Missing         Duration             `yaml:"missing" doc:"how long an upstream is believed that it does not have a tag or a manifest"`
 	Ranges          Ranges               `yaml:"ranges" doc:"whether a range of what is still arriving goes out as it came, or waits until the digest is proven"`
 	Fill            Fill                 `yaml:"fill" doc:"when a blob of which only ranges are asked for is fetched whole: once half is held, at once, or never"`
 	Scrub           Rate                 `yaml:"scrub" doc:"how fast the store is read over in search of rot, or off"`
@@ -69,10 +70,13 @@ type Credential struct {
 	Endpoint     string          `yaml:"endpoint" doc:"host of the only endpoint that it is for; without it, all of the upstream's"`
 }
 
-// TagRule says how long the tags that it matches need no asking.
+// TagRule says how the tags that it matches age.
 type TagRule struct {
-	Match Pattern  `yaml:"match" doc:"pattern over registry/repository:tag; ** crosses slashes, * does not"`
-	Fresh Duration `yaml:"fresh" doc:"how long a tag needs no asking"`
+	Match        Pattern  `yaml:"match" doc:"pattern over registry/repository:tag; ** crosses slashes, * does not"`
+	Fresh        Duration `yaml:"fresh" doc:"how long a tag needs no asking; never: it is asked for each time"`
+	Grace        Duration `yaml:"grace" doc:"how much longer it is served at once, while the upstream is asked behind the answer"`
+	StaleIfError Bound    `yaml:"stale_if_error" doc:"how long after that time it is served while the upstream cannot be asked; forever where nothing is said"`
+	OnDelete     OnDelete `yaml:"on_delete" doc:"what becomes of a tag that the upstream has no more: follow (it is gone) or keep"`
 }
 
 // wellKnown are the registries that everybody pulls from.
@@ -94,6 +98,7 @@ func Default() Config {
 		Drain:           Duration(30 * time.Second),
 		Log:             Log{Level: "info", Format: "console"},
 		Tags:            []TagRule{{Match: "**", Fresh: Duration(defaultFresh)}},
+		Missing:         Duration(30 * time.Second),
 		Ranges:          "arrived",
 		Fill:            "auto",
 		Scrub:           8 << 20,
@@ -168,15 +173,17 @@ func (c Config) Hubs() []upstream.Config {
 	return all
 }
 
-// Fresh is how long a name needs no asking, by the first rule that matches. A list is as fresh as a tag without text.
-func (c Config) Fresh(ref cache.Ref) time.Duration {
+// Aging is how a name ages, by the first rule that matches. A list ages as a tag without text.
+func (c Config) Aging(ref cache.Ref) cache.Aging {
 	name := ref.Registry + "/" + ref.Repo + ":" + ref.Tag
-	for _, rule := range c.Tags {
-		if rule.Match.Match(name) {
-			return time.Duration(rule.Fresh)
-		}
+	rule := TagRule{Fresh: Duration(defaultFresh)}
+	if i := slices.IndexFunc(c.Tags, func(r TagRule) bool { return r.Match.Match(name) }); i >= 0 {
+		rule = c.Tags[i]
 	}
-	return defaultFresh
+	return cache.Aging{
+		Fresh: time.Duration(rule.Fresh), Grace: time.Duration(rule.Grace), Stale: rule.StaleIfError.time(),
+		Keep: rule.OnDelete == "keep",
+	}
 }
 
 // Private reports whether a registry is asked with a login; for "", whether any is.

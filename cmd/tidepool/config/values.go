@@ -128,8 +128,12 @@ var days = regexp.MustCompile(`^(?:(\d{1,4})w)?(?:(\d{1,4})d)?(.*)$`)
 
 // UnmarshalText reads a time that is not negative.
 func (d *Duration) UnmarshalText(b []byte) error {
-	if string(b) == "forever" {
+	switch string(b) {
+	case "forever":
 		*d = Forever
+		return nil
+	case "never":
+		*d = 0
 		return nil
 	}
 	bad := fmt.Errorf("%q is no duration: write 90s, 5m, 1h30m, 30d, 2w or forever", b)
@@ -152,6 +156,36 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	}
 	*d = Duration(sum)
 	return nil
+}
+
+// Bound is a Duration that is forever where nothing is said.
+type Bound time.Duration
+
+// UnmarshalText reads a Duration.
+func (b *Bound) UnmarshalText(text []byte) error {
+	var d Duration
+	if err := d.UnmarshalText(text); err != nil {
+		return err
+	}
+	*b = Bound(max(d, 1)) // no time at all is not the same as nothing said
+	return nil
+}
+
+// MarshalText writes b as String does.
+func (b Bound) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+func (b Bound) String() string {
+	if b == 1 {
+		return "0s"
+	}
+	return Duration(b.time()).String()
+}
+
+func (b Bound) time() time.Duration {
+	if b == 0 {
+		return time.Duration(Forever)
+	}
+	return time.Duration(b)
 }
 
 func (d Duration) String() string {
@@ -251,6 +285,9 @@ type (
 	LogLevel string
 	// Ranges says when a range of what is still arriving goes out.
 	Ranges string
+	// OnDelete says what becomes of a tag that its upstream has no more.
+	OnDelete string
+
 	// Fill says when a blob of which only ranges were asked for is fetched whole.
 	Fill string
 )
@@ -267,10 +304,16 @@ func (Ranges) Words() []string { return []string{"arrived", "proven"} }
 // Words lists what may be said, the usual first.
 func (Fill) Words() []string { return []string{"auto", "whole", "asked"} }
 
+// Words are what OnDelete may be.
+func (OnDelete) Words() []string { return []string{"follow", "keep"} }
+
 func (f *LogFormat) UnmarshalText(b []byte) error { return choose(f, b) }
 func (l *LogLevel) UnmarshalText(b []byte) error  { return choose(l, b) }
 func (r *Ranges) UnmarshalText(b []byte) error    { return choose(r, b) }
 func (f *Fill) UnmarshalText(b []byte) error      { return choose(f, b) }
+
+// UnmarshalText takes one of Words.
+func (o *OnDelete) UnmarshalText(b []byte) error { return choose(o, b) }
 
 type words interface {
 	~string
