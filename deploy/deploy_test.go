@@ -63,7 +63,7 @@ func TestManualHasEveryKey(t *testing.T) {
 	if u := l.Upstreams["registry.corp"]; len(u.RedirectHosts) != 3 || len(u.Credentials) != 2 || !l.Upstreams["hub"].Prefix {
 		t.Errorf("the examples are read as %+v", u)
 	}
-	if l.Hosts["ghcr.mirror.corp"] != "ghcr.io" || len(l.Tags) != 3 {
+	if l.Hosts["ghcr.mirror.corp"] != "ghcr.io" || len(l.Tags) != 4 {
 		t.Errorf("the examples are read as %+v and %+v", l.Hosts, l.Tags)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -165,6 +166,40 @@ func TestCacheStatus(t *testing.T) {
 	p.get(t, "/v2/").has(t, "Cache-Status", "tidepool; detail=local")
 	p.get(t, "/v2/a/manifests/-").has(t, "Cache-Status", "tidepool; detail=refused")
 	p.get(t, "/v2/dead.test/a/manifests/1").has(t, "Cache-Status", "tidepool; fwd=uri-miss; detail=unavailable")
+}
+
+// What is said of a tag that has aged: whether it was asked for, and what came of it.
+func TestAgedTag(t *testing.T) {
+	o := origintest.New()
+	img := o.PutImage("library/app", "latest", origintest.Spec{})
+	var now atomic.Int64 // seconds since the start
+	began := time.Now()
+	p := start(t, o, func(options *cache.Options) {
+		options.Aging = func(cache.Ref) cache.Aging {
+			return cache.Aging{Fresh: time.Minute, Grace: time.Minute, Stale: cache.Forever}
+		}
+		options.Now = func() time.Time { return began.Add(time.Duration(now.Load()) * time.Second) }
+	})
+	const path = "/v2/app/manifests/latest"
+	p.get(t, path).has(t, "Cache-Status", "tidepool; fwd=uri-miss; detail=upstream")
+	now.Add(59)
+	p.get(t, path).has(t, "Cache-Status", "tidepool; hit; detail=memory")
+	now.Add(31)
+	p.get(t, path).has(t, "Cache-Status", "tidepool; hit; ttl=-30; detail=memory", "Warning", "")
+	for p.get(t, path).Header.Get("Cache-Status") != "tidepool; hit; detail=memory" { // until it was asked for behind the answer
+		if t.Context().Err() != nil || time.Since(began) > 30*time.Second {
+			t.Fatal("it was not asked for")
+		}
+	}
+	now.Add(180)
+	p.get(t, path).has(t, "Cache-Status", "tidepool; fwd=stale; detail=unchanged")
+	o.PutImage("library/app", "latest", origintest.Spec{Platforms: []string{"linux/arm64"}})
+	now.Add(180)
+	p.get(t, path).has(t, "Cache-Status", "tidepool; fwd=stale; stored; detail=changed")
+	p.hub.Close()
+	now.Add(180)
+	p.get(t, path).has(t, "Cache-Status", "tidepool; hit; ttl=-120; detail=memory")
+	p.get(t, manifest("app", img.Top.Digest)).has(t, "Cache-Status", "tidepool; hit; detail=memory")
 }
 
 // A tag that could not be asked for again is served, and says that it is old.

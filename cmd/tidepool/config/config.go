@@ -72,11 +72,11 @@ type Credential struct {
 
 // TagRule says how the tags that it matches age.
 type TagRule struct {
-	Match        Pattern  `yaml:"match" doc:"pattern over registry/repository:tag; ** crosses slashes, * does not"`
-	Fresh        Duration `yaml:"fresh" doc:"how long a tag needs no asking; never: it is asked for each time"`
-	Grace        Duration `yaml:"grace" doc:"how much longer it is served at once, while the upstream is asked behind the answer"`
-	StaleIfError Bound    `yaml:"stale_if_error" doc:"how long after that time it is served while the upstream cannot be asked; forever where nothing is said"`
-	OnDelete     OnDelete `yaml:"on_delete" doc:"what becomes of a tag that the upstream has no more: follow (it is gone) or keep"`
+	Match        Pattern   `yaml:"match" doc:"pattern over registry/repository:tag; ** crosses slashes, * does not"`
+	Fresh        Freshness `yaml:"fresh" doc:"how long a tag needs no asking; never: it is asked for each time"`
+	Grace        Duration  `yaml:"grace" doc:"how much longer it is served at once, while the upstream is asked behind the answer"`
+	StaleIfError Bound     `yaml:"stale_if_error" doc:"how long after that time it is served while the upstream cannot be asked; forever where nothing is said"`
+	OnDelete     OnDelete  `yaml:"on_delete" doc:"what becomes of a tag that the upstream has no more: follow (it is gone) or keep"`
 }
 
 // wellKnown are the registries that everybody pulls from.
@@ -97,7 +97,7 @@ func Default() Config {
 		Connections:     defaultConnections,
 		Drain:           Duration(30 * time.Second),
 		Log:             Log{Level: "info", Format: "console"},
-		Tags:            []TagRule{{Match: "**", Fresh: Duration(defaultFresh)}},
+		Tags:            []TagRule{{Match: "**", Fresh: Freshness(defaultFresh)}},
 		Missing:         Duration(30 * time.Second),
 		Ranges:          "arrived",
 		Fill:            "auto",
@@ -143,6 +143,11 @@ func (c *Config) complete() {
 		}
 	}
 	c.Upstreams = all
+	for i := range c.Tags {
+		if c.Tags[i].OnDelete == "" {
+			c.Tags[i].OnDelete = "follow"
+		}
+	}
 }
 
 func usualEndpoint(name string) Endpoint {
@@ -176,7 +181,7 @@ func (c Config) Hubs() []upstream.Config {
 // Aging is how a name ages, by the first rule that matches. A list ages as a tag without text.
 func (c Config) Aging(ref cache.Ref) cache.Aging {
 	name := ref.Registry + "/" + ref.Repo + ":" + ref.Tag
-	rule := TagRule{Fresh: Duration(defaultFresh)}
+	rule := TagRule{Fresh: Freshness(defaultFresh)}
 	if i := slices.IndexFunc(c.Tags, func(r TagRule) bool { return r.Match.Match(name) }); i >= 0 {
 		rule = c.Tags[i]
 	}

@@ -128,12 +128,8 @@ var days = regexp.MustCompile(`^(?:(\d{1,4})w)?(?:(\d{1,4})d)?(.*)$`)
 
 // UnmarshalText reads a time that is not negative.
 func (d *Duration) UnmarshalText(b []byte) error {
-	switch string(b) {
-	case "forever":
+	if string(b) == "forever" {
 		*d = Forever
-		return nil
-	case "never":
-		*d = 0
 		return nil
 	}
 	bad := fmt.Errorf("%q is no duration: write 90s, 5m, 1h30m, 30d, 2w or forever", b)
@@ -156,6 +152,28 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	}
 	*d = Duration(sum)
 	return nil
+}
+
+// Freshness is a Duration that may be never.
+type Freshness time.Duration
+
+// UnmarshalText reads a Duration, or never.
+func (f *Freshness) UnmarshalText(text []byte) error {
+	if string(text) == "never" {
+		*f = 0
+		return nil
+	}
+	return (*Duration)(f).UnmarshalText(text)
+}
+
+// MarshalText writes f as String does.
+func (f Freshness) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+func (f Freshness) String() string {
+	if f == 0 {
+		return "never"
+	}
+	return Duration(f).String()
 }
 
 // Bound is a Duration that is forever where nothing is said.
