@@ -130,7 +130,8 @@ func (w *pool) open() {
 	for name, values := range p.flags {
 		flags[name] = values
 	}
-	file := "scrub: " + cmp.Or(p.scrub, "off") + "\n" + p.file
+	// What is missing is asked for each time, so that a fault that is over is seen to be.
+	file := "scrub: " + cmp.Or(p.scrub, "off") + "\nmissing: 0s\n" + p.file
 	loaded, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader(file), Flags: flags})
 	if err != nil {
 		w.t.Fatal(err)
