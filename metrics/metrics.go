@@ -23,6 +23,7 @@ type Sources struct {
 	Cache     func() cache.Stats
 	Upstreams func() []Upstream
 	Dropped   func() uint64 // lines that the log has lost; nil: none
+	Saved     *Saved        // nil: nothing is counted
 	Version   string
 }
 
@@ -77,6 +78,9 @@ func New(s Sources) *Metrics {
 	}
 	m.registry.MustRegister(m.answers, m.bytes, m.took, m.first, rooms{s}, buildInfo(s.Version),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if s.Saved != nil {
+		m.registry.MustRegister(s.Saved)
+	}
 	m.begin()
 	return m
 }

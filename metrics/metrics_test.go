@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -17,9 +18,12 @@ import (
 var update = flag.Bool("update", false, "write testdata/names.txt")
 
 func example() *metrics.Metrics {
+	saved, _ := metrics.NewSaved(nil, time.Now) // from nothing it does not fail
+	saved.Add("docker.io", "library/alpine", "10.0.0.0/24", metrics.Sum{Pulls: 1, Bytes: 9})
 	return metrics.New(metrics.Sources{
 		Version: "1.2.3",
 		Dropped: func() uint64 { return 8 },
+		Saved:   saved,
 		Cache: func() cache.Stats {
 			return cache.Stats{Opened: [4]uint64{1, 2, 3, 4}, Fetched: 5, DiskBytes: 6, Scanned: true}
 		},

@@ -47,7 +47,10 @@ type running struct {
 	servers  sync.WaitGroup
 	broken   chan error // a server that ended by itself
 	draining atomic.Bool
-	secret   string // of the watchdog, and of this process alone
+	saved    *metrics.Saved
+	written  sync.WaitGroup     // what writes states down
+	write    context.CancelFunc // has them written for the last time
+	secret   string             // of the watchdog, and of this process alone
 
 	answers sync.WaitGroup // under way at the door
 	mu      sync.Mutex     // guards over
@@ -87,15 +90,24 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	if r.store, err = cache.New(context.WithoutCancel(ctx), r.hubs, storeOptions(cfg, log, w)); err != nil {
 		return errors.Join(fmt.Errorf("the store in %s (--data): %w", cfg.Data, err), r.hubs.Close())
 	}
-	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Version: build().Version})
+	var books state
+	r.saved, books = openSaved(cfg, w.now, log)
+	r.keep(ctx, books)
+	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Version: build().Version})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), ID: id, Log: log.Named("proxy"),
-		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)) },
+		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
 	r.admin = adminServer(admin.Handler{
-		Ready: r.ready, Health: r.health, Metrics: numbers.Handler(), Build: build(),
+		Ready: r.ready, Health: r.health, Saved: func() any { return r.saved.Report() }, Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil
+}
+
+// keep has a state written down until the end.
+func (r *running) keep(ctx context.Context, s state) {
+	ctx, r.write = context.WithCancel(context.WithoutCancel(ctx))
+	r.written.Go(func() { s.run(ctx) })
 }
 
 // dialUp makes the upstreams' clients.
@@ -238,6 +250,8 @@ func (r *running) close(ctx context.Context) error {
 	defer cancel()
 	err = errors.Join(err, r.admin.Shutdown(short), r.store.Close(), r.hubs.Close())
 	r.servers.Wait()
+	r.write()
+	r.written.Wait()
 	return err
 }
 

@@ -1,6 +1,7 @@
 // Package admin is the second listener: what operators and their programs ask about a running tidepool.
 //
-// Its invariant: it tells and changes nothing, and what it tells holds no secret and nothing of any client.
+// Its invariant: it tells and changes nothing, and what it tells holds no secret and nothing of any client but the network
+// that it is in.
 package admin
 
 import (
@@ -29,6 +30,7 @@ type Handler struct {
 	Ready   func() error   // nil while clients may come
 	Health  func() []Check // in the order they are shown
 	Metrics http.Handler
+	Saved   func() any // what was saved, as JSON
 	Build   Build
 }
 
@@ -39,6 +41,7 @@ func (h Handler) Routes() http.Handler {
 	mux.HandleFunc("GET /readyz", h.ready)
 	mux.HandleFunc("GET /healthz", h.healthy)
 	mux.HandleFunc("GET /api/v1/status/buildinfo", h.build)
+	mux.HandleFunc("GET /api/v1/saved", h.saved)
 	mux.Handle("GET /metrics", h.Metrics)
 	return mux
 }
@@ -87,6 +90,12 @@ func (h Handler) build(w http.ResponseWriter, _ *http.Request) {
 		Schema int `json:"schema"`
 		Build
 	}{1, h.Build})
+}
+
+func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(h.Saved()) // a client that is gone needs no answer
 }
 
 func say(w http.ResponseWriter, status int, text string) {
