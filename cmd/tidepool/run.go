@@ -113,7 +113,7 @@ func (r *running) keep(ctx context.Context, s state) {
 // dialUp makes the upstreams' clients.
 func dialUp(cfg config.Config, id string, log *zap.Logger, w world) (*upstream.Hubs, error) {
 	return upstream.New(cfg.Hubs(), upstream.Options{
-		AnyUpstream: cfg.AnyUpstream, ID: id, Version: build().Version, Dial: w.dial, Log: log.Named("upstream"),
+		AnyUpstream: cfg.AnyUpstream, Uplink: cfg.Uplink.At, ID: id, Version: build().Version, Dial: w.dial, Log: log.Named("upstream"),
 	})
 }
 

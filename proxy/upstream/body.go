@@ -52,6 +52,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.count(n)
 	if n > 0 {
 		b.brought.Store(true)
+		if wait := b.r.lines.take(b.r.ctx, n); wait != nil && err == nil {
+			err = wait
+		}
 	}
 	if b.left == 0 {
 		return 0, b.end(n, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // faults gathers what is wrong with a Config.
@@ -28,6 +29,7 @@ func newHub(c Config, s *shared, written bool) (*hub, error) {
 		guard: newGuard(c.Name, s.Options, &s.conns),
 		keys:  &keys{registry: c.Name, credentials: c.Credentials, log: s.Log},
 		slots: make(chan struct{}, fetches(c, f)),
+		lines: lines{{rate: func(time.Time) int64 { return c.Limit }}, &s.uplink},
 	}
 	if c.Name == "" {
 		f.add("", errors.New("an upstream needs a name"))

@@ -36,7 +36,8 @@ type Config struct {
 	CertFile, KeyFile  string // our own certificate for the endpoints (PEM); read anew for each handshake
 	InsecureSkipVerify bool   // do not verify the endpoints' certificates; those of realms and redirects are
 
-	Fetches int // blob downloads at a time; 0: 64
+	Fetches int   // blob downloads at a time; 0: 64
+	Limit   int64 // bytes of bodies per second, of all downloads together; 0: as fast as they come
 }
 
 // Credential is a login at an upstream's endpoints.
@@ -53,6 +54,10 @@ type Options struct {
 	ID          string   // this instance in Via headers, the same as at the door, to find loops; empty: "tidepool"
 	Version     string   // for the User-Agent; empty: "dev"
 	Timeouts    Timeouts // zero fields take their defaults
+
+	// Uplink is how many bytes of bodies may come per second at a time, from all upstreams together; 0: as fast as they
+	// come. nil: always.
+	Uplink func(now time.Time) int64
 
 	// Proxy says through which proxy a request goes. nil: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY have it.
 	Proxy func(*http.Request) (*url.URL, error)

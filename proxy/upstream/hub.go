@@ -24,6 +24,7 @@ type hub struct {
 	guard     *guard
 	roads     *roads
 	slots     chan struct{} // one for each blob download
+	lines     lines         // that bodies come by
 
 	shared *shared
 	count  counters
@@ -33,6 +34,7 @@ type hub struct {
 // shared is what all hubs have in common.
 type shared struct {
 	Options
+	uplink  line
 	tokens  cache.Group[tokenKey, token]
 	helpers cache.Group[helperKey, login]
 	conns   conns

@@ -39,6 +39,7 @@ const maxOther = 64
 // *ConfigError, and needs no network: a registry that is down is no reason not to start.
 func New(configs []Config, o Options) (*Hubs, error) {
 	h := &Hubs{shared: &shared{Options: o.withDefaults()}, configured: map[string]*hub{}}
+	h.shared.uplink.rate = h.shared.Uplink
 	var faults []error
 	for _, c := range configs {
 		one, err := newHub(c, h.shared, true)
@@ -67,6 +68,9 @@ func (o Options) withDefaults() Options {
 	orElse(&o.Timeouts.Document, time.Minute)
 	if o.Proxy == nil {
 		o.Proxy = http.ProxyFromEnvironment
+	}
+	if o.Uplink == nil {
+		o.Uplink = func(time.Time) int64 { return 0 }
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()

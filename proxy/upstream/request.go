@@ -90,6 +90,7 @@ type reply struct {
 	host    string   // who answers, for people
 	foreign bool     // not the endpoint itself, but where it redirected to
 	secrets []Secret // that it may repeat
+	lines   lines    // that its body comes by
 }
 
 // newReply is the reply that is to come from a server.
@@ -133,6 +134,7 @@ func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass S
 	own := originOf(u) == e.origin
 	_, http2 := e.learnt()
 	r := newReply(ctx, originOf(u), !own, secrets)
+	r.lines = h.lines
 	h.count.requests.Add(1)
 	err := r.come(h.roads.pick(own, q.blob && !(own && http2)), h.request(r.ctx, q, u, pass))
 	if q.blob && wantsHTTP2(err) {

@@ -42,3 +42,27 @@ func TestAging(t *testing.T) {
 		}
 	}
 }
+
+// TestUplink: the first window that fits says what may come, also over midnight.
+func TestUplink(t *testing.T) {
+	l, err := load(t, `uplink:
+  limit: 50MB/s
+  windows: [{from: "22:00", to: 06:00, limit: off}, {from: "12:00", to: "13:00", limit: 5MB/s}]
+`, config.Inputs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for clock, want := range map[string]int64{"21:59": 50e6, "22:00": 0, "23:59": 0, "00:00": 0, "05:59": 0, "06:00": 50e6,
+		"12:00": 5e6, "12:59": 5e6, "13:00": 50e6} {
+		at, err := time.Parse("15:04", clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Uplink.At(at); got != want {
+			t.Errorf("at %s: %d, want %d", clock, got, want)
+		}
+	}
+	if _, err := load(t, "uplink: {windows: [{from: '25:00', to: noon, limit: 5}]}\n", config.Inputs{}); err == nil {
+		t.Error("anything is a time of the day")
+	}
+}

@@ -32,6 +32,7 @@ type Config struct {
 	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end, after SIGTERM and the shutdown delay"`
 	Log             Log                  `yaml:"log"`
 	Upstreams       map[string]*Upstream `yaml:"upstreams" doc:"the registries that may be pulled from, by the names clients use"`
+	Uplink          Uplink               `yaml:"uplink"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
 	Missing         Duration             `yaml:"missing" doc:"how long an upstream is believed that it does not have a tag or a manifest"`
@@ -60,6 +61,7 @@ type Upstream struct {
 	InsecureSkipVerify bool         `yaml:"insecure_skip_verify" doc:"accept any certificate"`
 	Prefix             bool         `yaml:"prefix" doc:"let this upstream's name be a path prefix although it has no dot or colon in it"`
 	Fetches            int          `yaml:"fetches" doc:"downloads from this upstream at a time"`
+	Limit              Rate         `yaml:"limit" doc:"how much may come from this upstream, of all downloads together, or off"`
 }
 
 // Credential is one login.
@@ -68,6 +70,31 @@ type Credential struct {
 	Password     upstream.Secret `yaml:"-"` // from the environment only
 	PasswordFile string          `yaml:"password_file" doc:"file that holds the password or token; read anew whenever it is needed, its last line end does not count"`
 	Endpoint     string          `yaml:"endpoint" doc:"host of the only endpoint that it is for; without it, all of the upstream's"`
+}
+
+// Uplink bounds what may come from all upstreams together.
+type Uplink struct {
+	Limit   Rate     `yaml:"limit" doc:"how much may come, or off"`
+	Windows []Window `yaml:"windows" doc:"times of the day with another limit; the first that fits"`
+}
+
+// Window is a time of the day, every day, by the clock of this machine.
+type Window struct {
+	From  Clock `yaml:"from" doc:"when it begins: 22:00"`
+	To    Clock `yaml:"to" doc:"when it ends: 06:00; before from: the next day"`
+	Limit Rate  `yaml:"limit" doc:"how much may come then, or off"`
+}
+
+// At is how many bytes per second may come at a time; 0: as fast as they come.
+func (u Uplink) At(now time.Time) int64 {
+	clock := Clock(now.Hour()*60 + now.Minute())
+	for _, w := range u.Windows {
+		if inside := w.From <= clock && clock < w.To; w.From < w.To && inside ||
+			w.From >= w.To && (clock >= w.From || clock < w.To) {
+			return int64(w.Limit)
+		}
+	}
+	return int64(u.Limit)
 }
 
 // TagRule says how the tags that it matches age.
@@ -165,7 +192,7 @@ func (c Config) Hubs() []upstream.Config {
 		hub := upstream.Config{
 			Name: name, DockerConfig: u.DockerConfig, Realms: u.Realm, RedirectHosts: u.RedirectHosts,
 			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
-			Fetches: u.Fetches,
+			Fetches: u.Fetches, Limit: int64(u.Limit),
 		}
 		for _, e := range u.Endpoints {
 			hub.Endpoints = append(hub.Endpoints, e.String())

@@ -154,6 +154,24 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// Clock is a time of the day in minutes, written as 22:00.
+type Clock int
+
+// UnmarshalText reads hours and minutes.
+func (c *Clock) UnmarshalText(b []byte) error {
+	t, err := time.Parse("15:04", string(b))
+	if err != nil {
+		return fmt.Errorf("%q is no time of the day: write 22:00", b)
+	}
+	*c = Clock(t.Hour()*60 + t.Minute())
+	return nil
+}
+
+// MarshalText writes c as String does.
+func (c Clock) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+func (c Clock) String() string { return fmt.Sprintf("%02d:%02d", c/60, c%60) }
+
 // Freshness is a Duration that may be never.
 type Freshness time.Duration
 
