@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -206,5 +207,49 @@ func TestToAndFro(t *testing.T) {
 			a.pulls("moved", 2-i%2, Changed)
 		}
 		a.asked("at the end", 2, 6)
+	})
+}
+
+// TestLiveUrgency: a download is as urgent as it is to the most urgent who waits for it, at each moment.
+func TestLiveUrgency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub()
+		h.pace = time.Second
+		ref := h.put("docker.io", "library/a", noise(1, 10*pieceSize))
+		c := open(t, h, Options{ScrubRate: -1})
+		pull := func(u Urgency) (leave func()) {
+			ctx, cancel := context.WithCancel(WithUrgency(t.Context(), u))
+			b, err := c.Open(ctx, ref, Whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() { cancel(); _ = b.Close() }
+		}
+		leave := pull(Warming)
+		live := func() Urgency {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for _, f := range c.flights {
+				return UrgencyOf(f.ctx)
+			}
+			t.Fatal("it is not in flight")
+			return 0
+		}
+		if u := live(); u != Warming {
+			t.Errorf("begun to warm: %d", u)
+		}
+		leaveToo := pull(Interactive)
+		if u := live(); u != Interactive {
+			t.Errorf("with a client: %d", u)
+		}
+		leaveToo()
+		if u := live(); u != Warming {
+			t.Errorf("the client has left: %d", u)
+		}
+		leave()
+		if u := live(); u != Warming {
+			t.Errorf("nobody waits: %d", u)
+		}
+		time.Sleep(time.Minute)
 	})
 }

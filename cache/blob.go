@@ -77,7 +77,7 @@ func (b *Blob) SendRange(ctx context.Context, w io.Writer, off, n int64) error {
 	if off < 0 || b.Size >= 0 && (off > b.Size || n > b.Size-off) {
 		return fmt.Errorf("%s: %d bytes from %d on, of %d: %w", b.ref, n, off, b.Size, io.ErrUnexpectedEOF)
 	}
-	b.place(off, n)
+	b.place(off, n, UrgencyOf(ctx))
 	out := &outlet{w: w, ctx: ctx}
 	defer func() {
 		out.done()
@@ -87,13 +87,14 @@ func (b *Blob) SendRange(ctx context.Context, w io.Writer, off, n int64) error {
 }
 
 // place sets where the reader is and how far it wants to go.
-func (b *Blob) place(off, n int64) {
+func (b *Blob) place(off, n int64, u Urgency) {
 	// Who reads the whole has no end of its own: the content's end is where it is proven.
 	whole := off == 0 && (n < 0 || n == b.Size)
 	if whole {
 		n = -1
 	}
 	r := newRider(off, n, b.Size, whole)
+	r.urgency = u
 	switch {
 	case b.flight != nil:
 		b.flight.replace(b.rider, r)
@@ -339,7 +340,7 @@ func (b *Blob) fromStream(ctx context.Context, out *outlet) error {
 // Desc.Size is known after it.
 func (b *Blob) Prove(ctx context.Context) error {
 	if b.data == nil {
-		b.place(0, -1)
+		b.place(0, -1, UrgencyOf(ctx))
 	}
 	for {
 		switch proven, err := b.proveOnce(ctx); {

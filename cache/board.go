@@ -170,7 +170,9 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 		c: c, key: key, who: who, size: -1, prepared: make(chan struct{}), over: make(chan struct{}),
 		riders: map[*rider]struct{}{}, granted: map[asked]struct{}{},
 	}
-	f.ctx, f.stop = context.WithCancel(c.doubts.tell(context.WithoutCancel(ctx), key))
+	f.begun = UrgencyOf(ctx)
+	ctx = withLiveUrgency(c.doubts.tell(context.WithoutCancel(ctx), key), f.urgency)
+	f.ctx, f.stop = context.WithCancel(ctx)
 	c.flights[key] = f
 	c.flying.Add(1)
 	return f

@@ -43,10 +43,20 @@ func WithUrgency(ctx context.Context, u Urgency) context.Context {
 	return context.WithValue(ctx, urgencyKey{}, u)
 }
 
-// UrgencyOf is how urgent the asker is.
+// UrgencyOf is how urgent the asker is, now: what several wait for is as urgent as it is to the most urgent of them.
 func UrgencyOf(ctx context.Context) Urgency {
-	u, _ := ctx.Value(urgencyKey{}).(Urgency)
-	return u
+	switch u := ctx.Value(urgencyKey{}).(type) {
+	case Urgency:
+		return u
+	case func() Urgency:
+		return u()
+	}
+	return Interactive
+}
+
+// withLiveUrgency returns ctx for what others come and go to wait for.
+func withLiveUrgency(ctx context.Context, urgency func() Urgency) context.Context {
+	return context.WithValue(ctx, urgencyKey{}, urgency)
 }
 
 // WithHops returns ctx with the proxies that a request came through so far, nearest last, in the form of HTTP's Via

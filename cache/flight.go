@@ -28,6 +28,7 @@ type flight struct {
 	c        *Cache
 	key      flightKey
 	who      asked // who began it, and in whose name the source is asked
+	begun    Urgency
 	ctx      context.Context
 	stop     context.CancelFunc
 	part     *partial // nil: no file is to be had
@@ -99,6 +100,20 @@ func (f *flight) sizeNow() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.size
+}
+
+// urgency is that of the most urgent reader; of a flight without readers, that of who began it.
+func (f *flight) urgency() Urgency {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.riders) == 0 {
+		return f.begun
+	}
+	most := Repair
+	for r := range f.riders {
+		most = min(most, r.urgency)
+	}
+	return most
 }
 
 // fly follows the front with the hash until the flight ends, and ends it.

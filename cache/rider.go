@@ -14,6 +14,8 @@ type rider struct {
 	whole    bool  // it reads the whole, and is shown the end only when that is proven
 	moving   bool  // it was shown something since it came here
 
+	urgency Urgency
+
 	wake  chan struct{} // has a token when it should look again; nil before it boards
 	least int64         // it wants to be woken for this many bytes; 0: it is not waiting
 }
