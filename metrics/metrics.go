@@ -47,7 +47,15 @@ type Answer struct {
 	Status  int
 	Bytes   int64
 	Seconds float64
-	First   float64 // seconds until the first byte; 0: there was none
+	First   float64  // seconds until the first byte; 0: there was none
+	Held    float64  // of Seconds: waiting for the end of an upstream's limit
+	Limited *Refused // who was refused because of one; nil: nobody was
+}
+
+// Refused is who was told that an upstream limits us.
+type Refused struct {
+	Client   string // the kind of client, of a fixed set
+	Fallback string // whether it went round us then: yes, maybe or no
 }
 
 // Metrics counts answers, and reads everything else where it is counted.
@@ -58,6 +66,8 @@ type Metrics struct {
 	bytes    *prometheus.CounterVec
 	took     *prometheus.HistogramVec
 	first    *prometheus.HistogramVec
+	refused  *prometheus.CounterVec
+	held     prometheus.Counter
 }
 
 // Answers take from microseconds, of a manifest in memory, to many minutes, of a large layer from a slow hub.
@@ -76,7 +86,12 @@ func New(s Sources) *Metrics {
 		first: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tidepool_http_first_byte_seconds",
 			Help: "Time from a request to the first byte of its answer.", Buckets: seconds}, []string{"kind", "tier"}),
 	}
-	m.registry.MustRegister(m.answers, m.bytes, m.took, m.first, rooms{s}, buildInfo(s.Version),
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tidepool_http_limited_refusals_total",
+		Help: "Requests refused because an upstream limits us, by the kind of client and whether it then went round us."},
+		[]string{"client", "fallback"})
+	m.held = prometheus.NewCounter(prometheus.CounterOpts{Name: "tidepool_http_held_total",
+		Help: "Requests that waited for the end of an upstream's limit."})
+	m.registry.MustRegister(m.answers, m.bytes, m.took, m.first, m.refused, m.held, rooms{s}, buildInfo(s.Version),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if s.Saved != nil {
 		m.registry.MustRegister(s.Saved)
@@ -115,6 +130,12 @@ func (m *Metrics) Observe(a Answer) {
 	s.took.Observe(a.Seconds)
 	if a.First > 0 {
 		s.first.Observe(a.First)
+	}
+	if a.Held > 0 {
+		m.held.Inc()
+	}
+	if a.Limited != nil {
+		m.refused.WithLabelValues(a.Limited.Client, a.Limited.Fallback).Inc()
 	}
 }
 

@@ -40,6 +40,7 @@ func example() *metrics.Metrics {
 func TestNames(t *testing.T) {
 	m := example()
 	m.Observe(metrics.Answer{Kind: "blob", Tier: "disk", Status: 200, Bytes: 10, Seconds: 1, First: .1})
+	m.Observe(metrics.Answer{Limited: &metrics.Refused{Client: "docker", Fallback: "yes"}})
 	families, err := m.Gatherer().Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +74,7 @@ func TestSamples(t *testing.T) {
 	m := example()
 	m.Observe(metrics.Answer{Kind: "blob", Tier: "disk", Status: 200, Bytes: 10, Seconds: 1, First: .1})
 	m.Observe(metrics.Answer{Status: 404, Seconds: 1})
+	m.Observe(metrics.Answer{Status: 403, Seconds: 9, Held: 8, Limited: &metrics.Refused{Client: "docker", Fallback: "yes"}})
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	for _, line := range []string{
@@ -81,6 +83,8 @@ func TestSamples(t *testing.T) {
 		`tidepool_http_requests_total{kind="none",status="404",tier="none"} 1`,
 		`tidepool_http_sent_bytes_total{kind="blob",tier="disk"} 10`,
 		`tidepool_http_first_byte_seconds_count{kind="blob",tier="disk"} 1`,
+		`tidepool_http_limited_refusals_total{client="docker",fallback="yes"} 1`,
+		`tidepool_http_held_total 1`,
 		`tidepool_cache_opened_total{tier="upstream"} 4`,
 		`tidepool_cache_fetched_bytes_total 5`,
 		`tidepool_disk_bytes 6`,

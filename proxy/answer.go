@@ -38,6 +38,8 @@ type answer struct {
 	digest   string // of what is served
 	tier     string
 	err      error
+	limit    *Refused
+	held     time.Duration
 	panicked bool
 }
 
@@ -217,7 +219,11 @@ func (a *answer) finish() {
 	case errors.Is(a.err, context.Canceled) && a.r.Context().Err() != nil:
 		a.status, a.torn = statusGone, true
 	default:
-		a.refuse(judge(a.err, a.ask.ref.Kind))
+		r := judge(a.err, a.ask.ref.Kind)
+		if r.code == tooMany {
+			r = a.limited(r)
+		}
+		a.refuse(r)
 		a.begin()
 	}
 }
@@ -257,7 +263,7 @@ func (a *answer) exchange() Exchange {
 	x := Exchange{
 		Began: a.began, Took: time.Since(a.began), Method: a.r.Method, Ref: a.ask.ref, Digest: a.digest,
 		Status: a.status, Sent: a.sent, Tier: a.tier, Client: peer(a.r), UserAgent: a.r.UserAgent(), ID: a.id,
-		Err: a.err, Torn: a.torn, Panicked: a.panicked,
+		Err: a.err, Limited: a.limit, Held: a.held, Torn: a.torn, Panicked: a.panicked,
 	}
 	if a.begun {
 		x.First = a.first.Sub(a.began)

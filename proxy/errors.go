@@ -61,8 +61,9 @@ var kinds = []struct {
 	{cache.ErrNotFound, verdict{404, "", "tidepool; fwd=uri-miss; detail=not-found"}, 0, ""},
 	{cache.ErrDenied, verdict{403, "DENIED", "tidepool; fwd=uri-miss; detail=denied"}, 0,
 		"check the name, and the credentials that tidepool has for this upstream"},
-	{cache.ErrLimited, verdict{429, "TOOMANYREQUESTS", "tidepool; fwd=uri-miss; detail=limited"}, 60,
-		"wait, or give tidepool credentials for this upstream"},
+	// The status is that of the agent who asks.
+	{cache.ErrLimited, verdict{429, tooMany, "tidepool; fwd=uri-miss; detail=limited"}, 60,
+		"this is not held here: pull it again later, or give tidepool credentials for this upstream"},
 	{cache.ErrUnsupported, verdict{415, "UNSUPPORTED", "tidepool; fwd=uri-miss; detail=unsupported"}, 0, ""},
 	{cache.ErrCorrupt, verdict{502, "CORRUPT", "tidepool; fwd=uri-miss; detail=corrupt"}, 5,
 		"nothing of it is kept: try again, and tell the upstream if it stays so"},

@@ -7,11 +7,13 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,8 +36,14 @@ type Handler struct {
 	// through here and is refused, or it would go round for ever. "": loops are not looked for.
 	ID string
 
+	// Hold is for how long a request waits for the end of an upstream's limit, where that is known to be so near; 0:
+	// it does not.
+	Hold time.Duration
+
 	Log     *zap.Logger    // gets one line per request; nil: silence
 	Observe func(Exchange) // is told of each request when it is over, by the goroutine that served it; nil: nobody is
+
+	waiting atomic.Int32 // for the end of a limit
 }
 
 // Exchange is what there is to say of a request when it is over.
@@ -51,10 +59,12 @@ type Exchange struct {
 	Tier      string    // where content came from, as cache.Tier spells it; "" where none was served
 	Client    string    // the address that asked
 	UserAgent string
-	ID        string // the request's, as in X-Request-Id
-	Err       error  // why the answer is no success, or was cut off; nil: it went well
-	Torn      bool   // the connection was cut in the middle of the answer
-	Panicked  bool   // the fault is ours: Err is what was recovered
+	ID        string        // the request's, as in X-Request-Id
+	Err       error         // why the answer is no success, or was cut off; nil: it went well
+	Limited   *Refused      // who was refused because an upstream limits us, by whatever status; nil: nobody was
+	Held      time.Duration // of Took: waiting for the end of a limit
+	Torn      bool          // the connection was cut in the middle of the answer
+	Panicked  bool          // the fault is ours: Err is what was recovered
 }
 
 // ServeHTTP answers one request. It panics with http.ErrAbortHandler where an answer had to be cut off, so that
@@ -94,6 +104,18 @@ func (h *Handler) serve(a *answer) error {
 	if err := h.read(a); err != nil {
 		return err
 	}
+	err = h.reply(ctx, a)
+	if !errors.Is(err, cache.ErrLimited) {
+		return err
+	}
+	if again, err := h.sitOut(ctx, a, err); !again {
+		return err
+	}
+	return h.reply(ctx, a)
+}
+
+// reply answers what was asked.
+func (h *Handler) reply(ctx context.Context, a *answer) error {
 	switch {
 	case a.ask.root:
 		return a.root()
@@ -186,6 +208,12 @@ func (x *Exchange) fields(path string) []zap.Field {
 		zap.String("user_agent", short(x.UserAgent)), zap.String("request_id", x.ID))
 	if x.Torn {
 		f = append(f, zap.Bool("torn", true))
+	}
+	if x.Held > 0 {
+		f = append(f, zap.Float64("held_s", x.Held.Seconds()))
+	}
+	if x.Limited != nil {
+		f = append(f, zap.Bool("limited", true), zap.String("fallback", string(x.Limited.Fallback)))
 	}
 	if x.Err != nil {
 		f = append(f, zap.Error(x.Err))

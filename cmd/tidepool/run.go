@@ -95,7 +95,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	r.keep(ctx, books)
 	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Version: build().Version})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
-		Store: r.store, Names: names(cfg), ID: id, Log: log.Named("proxy"),
+		Store: r.store, Names: names(cfg), ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
 	r.admin = adminServer(admin.Handler{

@@ -81,5 +81,9 @@ func answer(x proxy.Exchange) metrics.Answer {
 	if x.Ref.Registry != "" {
 		a.Kind = x.Ref.Kind.String()
 	}
+	if x.Limited != nil {
+		a.Limited = &metrics.Refused{Client: x.Limited.Client, Fallback: string(x.Limited.Fallback)}
+	}
+	a.Held = x.Held.Seconds()
 	return a
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
@@ -73,9 +74,15 @@ func (l *layers) place(key string) Origin {
 	}
 }
 
+// Containerd waits for the head of an answer for 30 s, and what was waited for has to come too.
+const maxHold = 20 * time.Second
+
 func (l *layers) checkServers() {
 	if l.Connections < 0 {
 		l.wrong("connections_per_client", "want a number of connections, or 0 for no cap")
+	}
+	if time.Duration(l.Hold) > maxHold {
+		l.wrong("hold", "clients do not wait for an answer that long: say %s or less", Duration(maxHold))
 	}
 	if l.Listen == Off {
 		l.wrong("listen", "a server must listen somewhere")

@@ -36,6 +36,7 @@ type Config struct {
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
 	Missing         Duration             `yaml:"missing" doc:"how long an upstream is believed that it does not have a tag or a manifest"`
+	Hold            Duration             `yaml:"hold" doc:"how long a request for what is not held waits for the end of an upstream's limit, where that is so near; 0s: it is refused at once"`
 	Ranges          Ranges               `yaml:"ranges" doc:"whether a range of what is still arriving goes out as it came, or waits until the digest is proven"`
 	Fill            Fill                 `yaml:"fill" doc:"when a blob of which only ranges are asked for is fetched whole: once half is held, at once, or never"`
 	Scrub           Rate                 `yaml:"scrub" doc:"how fast the store is read over in search of rot, or off"`
@@ -126,6 +127,7 @@ func Default() Config {
 		Log:             Log{Level: "info", Format: "console"},
 		Tags:            []TagRule{{Match: "**", Fresh: Freshness(defaultFresh)}},
 		Missing:         Duration(30 * time.Second),
+		Hold:            Duration(10 * time.Second),
 		Ranges:          "arrived",
 		Fill:            "auto",
 		Scrub:           8 << 20,
