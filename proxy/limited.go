@@ -67,8 +67,10 @@ var agents = []agent{
 	{"containerd", []string{"containerd/"}, http.StatusForbidden, tooMany, configured},
 	// containers/image, docker/docker_client.go: makeRequestToResolvedURL repeats 429 alone, 5 requests in all, after 2,
 	// 4, 8 and 16 s, or after Retry-After up to 60 s each. newImageSource (docker_image_src.go) then tries each mirror
-	// and the location; the errors of all are shown. Podman, Buildah, skopeo and CRI-O are made of it.
-	{"containers", []string{"containers/", "libpod/", "buildah/", "skopeo/", "cri-o/"}, http.StatusForbidden, tooMany,
+	// and the location; the errors of all are shown. containers/common, pkg/retry/retry.go: IsErrorRetryable takes DENIED
+	// for an answer and TOOMANYREQUESTS for a mishap, whatever the status: hence DENIED. Podman, Buildah, skopeo and
+	// CRI-O are made of these.
+	{"containers", []string{"containers/", "libpod/", "buildah/", "skopeo/", "cri-o/"}, http.StatusForbidden, "DENIED",
 		func(bool, bool) Fallback { return FallbackMaybe }}, // mirror or location: they ask for both alike
 	// go-containerregistry, pkg/v1/remote/options.go: defaultRetryStatusCodes repeats 429, 408 and 5xx, 3 requests in
 	// all, after 1 and 3 s. transport/error.go calls the code TOOMANYREQUESTS temporary whatever the status, on which
