@@ -25,19 +25,30 @@ func Clients() []string {
 	}
 	var names []string
 	for _, f := range files {
-		names = append(names, strings.TrimSuffix(f.Name(), ".txt"))
+		if name, ok := strings.CutSuffix(f.Name(), ".txt"); ok {
+			names = append(names, name)
+		}
 	}
 	return names
 }
 
-// Client is what makes a client, one of Clients, pull through the server at address (host:port): what a person is to
-// do, as comment lines, and what is to stand in the client's file.
-func Client(name, address string) (hints, snippet string) {
+// Server is what a client is led to.
+type Server struct {
+	Address  string // host:port
+	Fallback bool   // the client shall ask the registry itself for what the server cannot bring
+}
+
+// Client is what makes a client, one of Clients, pull through s: what a person is to do, as comment lines, and what is
+// to stand in the client's file. Some clients go to the registry themselves whatever is asked for; the lines say so.
+func Client(name string, s Server) (hints, snippet string) {
 	text, err := clients.ReadFile("clients/" + name + ".txt")
 	if err != nil {
 		panic(err) // no client of ours
 	}
-	snippet = strings.ReplaceAll(string(text), here, address)
+	if other, err := clients.ReadFile("clients/fallback/" + name + ".txt"); err == nil && s.Fallback {
+		text = other
+	}
+	snippet = strings.ReplaceAll(string(text), here, s.Address)
 	for strings.HasPrefix(snippet, "#") {
 		line, rest, _ := strings.Cut(snippet, "\n")
 		hints, snippet = hints+line+"\n", rest

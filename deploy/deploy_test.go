@@ -146,6 +146,31 @@ func TestSchema(t *testing.T) {
 	}
 }
 
+// Clients that can be kept from going to the registry itself are, unless that is wanted; the others' hints say so.
+func TestNoWayRound(t *testing.T) {
+	here, fallback := deploy.Server{Address: "10.1.2.3:99"}, deploy.Server{Address: "10.1.2.3:99", Fallback: true}
+	for name, shut := range map[string]string{
+		"containerd": `(?m)^server = "http://10.1.2.3:99"$`, "nerdctl": `(?m)^server = "http://10.1.2.3:99"$`,
+		"podman": `(?m)^location = "10.1.2.3:99/docker.io"$`, "crio": `(?m)^location = "10.1.2.3:99/docker.io"$`,
+	} {
+		_, snippet := deploy.Client(name, here)
+		if !regexp.MustCompile(shut).MatchString(snippet) || strings.Contains(snippet, "mirror") {
+			t.Errorf("%s goes round:\n%s", name, snippet)
+		}
+		if hints, open := deploy.Client(name, fallback); regexp.MustCompile(`(?m)^server`).MatchString(open) || open == snippet ||
+			!strings.Contains(hints, "the registry itself for") {
+			t.Errorf("%s with fallback:\n%s%s", name, hints, open)
+		}
+	}
+	for name, instead := range map[string]string{"docker": "docker pull 10.1.2.3:99/docker.io/", "buildkit": "FROM 10.1.2.3:99/docker.io/",
+		"k3s": "disable-default-registry-endpoint: true"} {
+		hints, snippet := deploy.Client(name, here)
+		if _, again := deploy.Client(name, fallback); again != snippet || !strings.Contains(hints, instead) {
+			t.Errorf("%s does not say %q:\n%s", name, instead, hints)
+		}
+	}
+}
+
 // Each client's snippet is for the address asked for, and says what to do with it apart from it.
 func TestClients(t *testing.T) {
 	want := "buildkit containerd crio docker helm k3s kind nerdctl podman"
@@ -153,7 +178,7 @@ func TestClients(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	for _, name := range deploy.Clients() {
-		hints, snippet := deploy.Client(name, "10.1.2.3:99")
+		hints, snippet := deploy.Client(name, deploy.Server{Address: "10.1.2.3:99"})
 		if !strings.Contains(hints+snippet, "10.1.2.3:99") || strings.Contains(hints+snippet, ":5000\"") {
 			t.Errorf("%s: the address is not in\n%s%s", name, hints, snippet)
 		}

@@ -20,6 +20,10 @@ func setupCmd() *cobra.Command {
 		Long: `Print what makes a client pull through this server. What is to be done with it goes to stderr, so that stdout can be
 kept as a file.
 
+The client is told to pull through this server and nowhere else, so that nothing is pulled from a registry itself while
+that limits pulls, or must not be reached. Docker and BuildKit cannot be told so; what is printed for them says what to
+do. With --fallback clients ask the registry itself for what this server cannot bring.
+
 With --write it is put into the client's own file, before other mirrors that are there. All else in the file stays;
 a file that cannot be changed safely is left alone, with a word on what to do by hand. What was in it before is kept
 beside it, in FILE.before-tidepool. Done twice, it changes nothing. With --undo the file is again what it was before,
@@ -30,6 +34,7 @@ are being built.`,
 	}
 	load := settings(cmd, "listen")
 	address := cmd.Flags().String("address", "", "`HOST:PORT` by which clients reach the server (default: where it listens)")
+	fallback := cmd.Flags().Bool("fallback", false, "let the client ask the registry itself for what the server cannot bring")
 	write := cmd.Flags().Bool("write", false, "put it into the client's file")
 	undo := cmd.Flags().Bool("undo", false, "take out of the client's file what --write put there")
 	root := cmd.Flags().String("root", "/", "`DIR` below which --write and --undo find the client's file")
@@ -46,10 +51,11 @@ are being built.`,
 		if err != nil {
 			return err
 		}
+		to := deploy.Server{Address: at, Fallback: *fallback}
 		if *write {
-			return carryOut(cmd, func() (setup.Done, error) { return setup.Write(*root, args[0], at) })
+			return carryOut(cmd, func() (setup.Done, error) { return setup.Write(*root, args[0], to) })
 		}
-		hints, snippet := deploy.Client(args[0], at)
+		hints, snippet := deploy.Client(args[0], to)
 		fmt.Fprint(cmd.ErrOrStderr(), hints)
 		_, err = fmt.Fprint(cmd.OutOrStdout(), snippet)
 		return err

@@ -28,13 +28,13 @@ const (
 
 var clients = map[string]client{
 	"docker": {"/etc/docker/daemon.json", daemonJSON{}, "docker reads it when told: systemctl reload docker"},
-	"containerd": {hostsFile, whole{"containerd"}, `containerd reads it at each pull, if its own config.toml says ` +
+	"containerd": {hostsFile, whole{client: "containerd"}, `containerd reads it at each pull, if its own config.toml says ` +
 		`config_path = "/etc/containerd/certs.d"; where that is new: systemctl restart containerd`},
-	"nerdctl":  {hostsFile, whole{"nerdctl"}, "nerdctl reads it at each pull: nothing is to be reloaded"},
-	"podman":   {dropIn, whole{"podman"}, "podman, buildah and skopeo read it at each pull: nothing is to be reloaded"},
-	"crio":     {dropIn, whole{"crio"}, "CRI-O reads it when told: systemctl reload crio"},
+	"nerdctl":  {hostsFile, whole{client: "nerdctl"}, "nerdctl reads it at each pull: nothing is to be reloaded"},
+	"podman":   {dropIn, whole{client: "podman"}, "podman, buildah and skopeo read it at each pull: nothing is to be reloaded"},
+	"crio":     {dropIn, whole{client: "crio"}, "CRI-O reads it when told: systemctl reload crio"},
 	"k3s":      {"/etc/rancher/k3s/registries.yaml", registriesYAML{}, "k3s reads it when it starts: systemctl restart k3s (or k3s-agent)"},
-	"buildkit": {"/etc/buildkit/buildkitd.toml", whole{"buildkit"}, "buildkitd reads it when it starts: systemctl restart buildkit"},
+	"buildkit": {"/etc/buildkit/buildkitd.toml", whole{client: "buildkit"}, "buildkitd reads it when it starts: systemctl restart buildkit"},
 }
 
 // elsewhere says of the others what to do, as no file of this machine is theirs.
@@ -48,8 +48,13 @@ type NoFileError struct{ Why string }
 
 func (e NoFileError) Error() string { return e.Why }
 
-func find(name string) (client, error) {
+// find is the client of that name; fallback is what its file shall say of the registry itself.
+func find(name string, fallback bool) (client, error) {
 	if c, ok := clients[name]; ok {
+		if w, ok := c.form.(whole); ok {
+			w.fallback = fallback
+			c.form = w
+		}
 		return c, nil
 	}
 	if why, ok := elsewhere[name]; ok {
@@ -59,7 +64,7 @@ func find(name string) (client, error) {
 }
 
 // snippet is what the manual has the client's file say.
-func snippet(client, address string) string {
-	_, text := deploy.Client(client, address)
+func snippet(client string, to deploy.Server) string {
+	_, text := deploy.Client(client, to)
 	return text
 }

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/tidepool-oci/tidepool/deploy"
 )
 
 const address = "10.0.0.1:5000"
@@ -133,7 +135,7 @@ func TestRemoveFromBrackets(t *testing.T) {
 }
 
 func TestWhole(t *testing.T) {
-	ours := snippet("podman", address)
+	ours := snippet("podman", server)
 	for _, m := range []merges{
 		{"no file", "", mark + ours, "", ""},
 		{"comments", "# mine", "# mine\n" + mark + ours, "# mine\n", ""},
@@ -143,9 +145,24 @@ func TestWhole(t *testing.T) {
 		{name: "others' content", text: "[[registry]]\n", why: "add by hand what `tidepool setup podman --address 10.0.0.1:5000` prints"},
 		{name: "another address", text: strings.ReplaceAll(ours, address, "other:1"), why: "add by hand"},
 	} {
-		t.Run(m.name, func(t *testing.T) { m.check(t, whole{"podman"}) })
+		t.Run(m.name, func(t *testing.T) { m.check(t, whole{client: "podman"}) })
 	}
-	if got, err := (whole{"podman"}).remove(strings.Replace(ours, "insecure = true", "insecure = false", 1), address); err == nil {
+	for name := range clients {
+		w, ok := clients[name].form.(whole)
+		if !ok {
+			continue
+		}
+		for _, to := range []deploy.Server{server, {Address: address, Fallback: true}} {
+			w.fallback = to.Fallback
+			ours := snippet(name, to)
+			merges{name, "# mine", "# mine\n" + mark + ours, "# mine\n", ""}.check(t, w)
+			other := snippet(name, deploy.Server{Address: address, Fallback: !to.Fallback})
+			if got, err := w.merge(other+"# mine\n", address); err != nil || other != ours && got != "# mine\n"+mark+ours {
+				t.Errorf("%s: of the other form this was made: %q, %v", name, got, err)
+			}
+		}
+	}
+	if got, err := (whole{client: "podman"}).remove(strings.Replace(ours, "insecure = true", "insecure = false", 1), address); err == nil {
 		t.Errorf("of ours, changed by others, this was made: %q", got)
 	}
 }

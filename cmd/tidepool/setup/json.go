@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tidepool-oci/tidepool/deploy"
 )
 
 // daemonJSON is docker's file: one object, in which the mirrors are a list. It is changed in place, not decoded and
@@ -19,7 +21,7 @@ const mirrorsKey = "registry-mirrors"
 // merge puts the server before other mirrors: docker asks them in their order.
 func (daemonJSON) merge(text, address string) (string, error) {
 	if strings.TrimSpace(strings.TrimPrefix(text, bom)) == "" { // docker takes an empty file too
-		return snippet("docker", address), nil
+		return snippet("docker", deploy.Server{Address: address}), nil
 	}
 	o, err := readObject(text)
 	if err != nil {
@@ -29,7 +31,7 @@ func (daemonJSON) merge(text, address string) (string, error) {
 	i := slices.IndexFunc(o.members, func(m span) bool { return m.name == mirrorsKey })
 	switch {
 	case i < 0 && len(o.members) == 0:
-		return text[:o.start] + strings.TrimSuffix(snippet("docker", address), "\n") + text[o.end:], nil
+		return text[:o.start] + strings.TrimSuffix(snippet("docker", deploy.Server{Address: address}), "\n") + text[o.end:], nil
 	case i < 0:
 		last := o.members[len(o.members)-1]
 		return text[:last.end] + "," + o.indent(text) + strconv.Quote(mirrorsKey) + ": [" + ours + "]" + text[last.end:], nil

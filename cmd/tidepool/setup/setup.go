@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/tidepool-oci/tidepool/deploy"
 )
 
 // Done is what became of a client's file.
@@ -51,10 +53,9 @@ func (d Done) String() string {
 	return line
 }
 
-// Write has the client of that name pull through the server at address (host:port), by its file below root. Doing it
-// twice is doing it once.
-func Write(root, name, address string) (Done, error) {
-	c, err := find(name)
+// Write has the client of that name pull through a server, by its file below root. Doing it twice is doing it once.
+func Write(root, name string, to deploy.Server) (Done, error) {
+	c, err := find(name, to.Fallback)
 	if err != nil {
 		return Done{}, err
 	}
@@ -62,18 +63,18 @@ func Write(root, name, address string) (Done, error) {
 	if err != nil {
 		return Done{}, f.failed(err)
 	}
-	if same, err := c.form.merge(f.text, address); err == nil && f.info != nil && same == f.text {
+	if same, err := c.form.merge(f.text, to.Address); err == nil && f.info != nil && same == f.text {
 		return Done{File: f.path, Change: Unchanged}, nil
 	}
 	base, err := f.without(c.form)
 	if err != nil {
 		return Done{}, f.failed(err)
 	}
-	text, err := c.form.merge(base, address)
+	text, err := c.form.merge(base, to.Address)
 	if err != nil {
 		return Done{}, f.failed(err)
 	}
-	d, err := f.write(text, address, base != f.text)
+	d, err := f.write(text, to.Address, base != f.text)
 	d.Next = c.next
 	return d, f.failed(err)
 }
@@ -119,7 +120,7 @@ func (f *file) write(text, address string, again bool) (Done, error) {
 // Undo takes out what Write put into the file of the client of that name below root. Where nothing else was changed
 // since, the file is what it was before.
 func Undo(root, name string) (Done, error) {
-	c, err := find(name)
+	c, err := find(name, false) // either is taken out
 	if err != nil {
 		return Done{}, err
 	}

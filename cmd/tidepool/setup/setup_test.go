@@ -16,6 +16,8 @@ import (
 	"github.com/tidepool-oci/tidepool/deploy"
 )
 
+var server = deploy.Server{Address: address}
+
 // tree is all that is below root: each file with its mode and content, each link with where it leads.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
@@ -89,11 +91,11 @@ func TestWriteAndUndo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
 			before := tree(t, root)
-			does(t, Created)(Write(root, name, address))
+			does(t, Created)(Write(root, name, server))
 			written := tree(t, root)
-			does(t, Unchanged)(Write(root, name, address))
+			does(t, Unchanged)(Write(root, name, server))
 			equal(t, "written twice", tree(t, root), written)
-			does(t, Updated)(Write(root, name, "other:1"))
+			does(t, Updated)(Write(root, name, deploy.Server{Address: "other:1"}))
 			does(t, Removed)(Undo(root, name))
 			equal(t, "undone", tree(t, root), before)
 			does(t, NotOurs)(Undo(root, name))
@@ -101,7 +103,7 @@ func TestWriteAndUndo(t *testing.T) {
 	}
 	for _, name := range []string{"kind", "helm", "emacs"} {
 		var none NoFileError
-		if _, err := Write(t.TempDir(), name, address); !errors.As(err, &none) {
+		if _, err := Write(t.TempDir(), name, server); !errors.As(err, &none) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := Undo(t.TempDir(), name); !errors.As(err, &none) {
@@ -128,9 +130,9 @@ func TestUndoRestores(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tree(t, root)
-	does(t, Added)(Write(root, "docker", address))
-	does(t, Unchanged)(Write(root, "docker", address))
-	does(t, Updated)(Write(root, "docker", "other:1"))
+	does(t, Added)(Write(root, "docker", server))
+	does(t, Unchanged)(Write(root, "docker", server))
+	does(t, Updated)(Write(root, "docker", deploy.Server{Address: "other:1"}))
 	files := tree(t, root)
 	if got := files["etc/docker/daemon.json"]; got != `-rw-r----- {"debug": true,"registry-mirrors": ["http://other:1"]}` {
 		t.Errorf("written: %q", got)
@@ -173,9 +175,9 @@ func TestUndoAmongOthers(t *testing.T) {
 		}
 		put(t, root, "etc/docker/daemon.json", strings.Replace(string(b), old, new, 1))
 	}
-	does(t, Added)(Write(root, "docker", address))
+	does(t, Added)(Write(root, "docker", server))
 	edit("true", "false")
-	does(t, Updated)(Write(root, "docker", "other:1"))
+	does(t, Updated)(Write(root, "docker", deploy.Server{Address: "other:1"}))
 	does(t, TakenOut)(Undo(root, "docker"))
 	files := tree(t, root)
 	if got := files["etc/docker/daemon.json"]; got != `-rw-r--r-- {"debug": false}` {
@@ -184,7 +186,7 @@ func TestUndoAmongOthers(t *testing.T) {
 	if files["etc/docker/daemon.json.before-tidepool"] != `-rw-r--r-- {"debug": true}` {
 		t.Errorf("beside it: %q", files)
 	}
-	d, err := Write(root, "docker", address) // the copy of then is not overwritten
+	d, err := Write(root, "docker", server) // the copy of then is not overwritten
 	does(t, Added)(d, err)
 	if filepath.Base(d.Backup) != "daemon.json.before-tidepool-2" {
 		t.Errorf("the copy is %s", d.Backup)
@@ -192,17 +194,17 @@ func TestUndoAmongOthers(t *testing.T) {
 	edit(`,"registry-mirrors": ["http://10.0.0.1:5000"]`, "") // by hand
 	does(t, Absent)(Undo(root, "docker"))
 	does(t, NotOurs)(Undo(root, "docker"))
-	does(t, Added)(Write(root, "docker", address))
+	does(t, Added)(Write(root, "docker", server))
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
 	does(t, Absent)(Undo(root, "docker"))
 
 	// A copy that is gone, or that others wrote to, is not put back.
-	does(t, Created)(Write(root, "docker", address))
+	does(t, Created)(Write(root, "docker", server))
 	does(t, Removed)(Undo(root, "docker"))
 	put(t, root, "etc/docker/daemon.json", `{"debug": true}`)
-	d, err = Write(root, "docker", address)
+	d, err = Write(root, "docker", server)
 	does(t, Added)(d, err)
 	if err := os.WriteFile(d.Backup, []byte("{}"), 0o644); err != nil {
 		t.Fatal(err)
@@ -213,14 +215,40 @@ func TestUndoAmongOthers(t *testing.T) {
 	}
 }
 
+// One form takes the place of the other, whether tidepool wrote that or somebody pasted it.
+func TestFallback(t *testing.T) {
+	open := deploy.Server{Address: address, Fallback: true}
+	for _, name := range []string{"containerd", "nerdctl", "podman", "crio"} {
+		root := t.TempDir()
+		before := tree(t, root)
+		does(t, Created)(Write(root, name, server))
+		shut := tree(t, root)
+		does(t, Updated)(Write(root, name, open))
+		does(t, Unchanged)(Write(root, name, open))
+		does(t, Updated)(Write(root, name, server))
+		does(t, Unchanged)(Write(root, name, server))
+		if got := tree(t, root)[clients[name].file[1:]]; got != shut[clients[name].file[1:]] {
+			t.Errorf("%s: back again it is %q", name, got)
+		}
+		does(t, Removed)(Undo(root, name))
+		equal(t, "undone", tree(t, root), before)
+
+		put(t, root, clients[name].file, snippet(name, server))
+		pasted := tree(t, root)
+		does(t, Added)(Write(root, name, open))
+		does(t, Restored)(Undo(root, name))
+		equal(t, "undone", tree(t, root), pasted)
+	}
+}
+
 // Two clients that share a file share what is done to it.
 func TestSharedFile(t *testing.T) {
 	root := t.TempDir()
-	does(t, Created)(Write(root, "containerd", address))
-	does(t, Unchanged)(Write(root, "nerdctl", address))
+	does(t, Created)(Write(root, "containerd", server))
+	does(t, Unchanged)(Write(root, "nerdctl", server))
 	does(t, Removed)(Undo(root, "nerdctl"))
-	does(t, Created)(Write(root, "podman", address))
-	does(t, Unchanged)(Write(root, "crio", address))
+	does(t, Created)(Write(root, "podman", server))
+	does(t, Unchanged)(Write(root, "crio", server))
 }
 
 // Links lead within the root, wherever they point; what they lead to is changed, and they stay.
@@ -237,14 +265,14 @@ func TestLinks(t *testing.T) {
 		}
 	}
 	before := tree(t, root)
-	d, err := Write(root, "docker", address)
+	d, err := Write(root, "docker", server)
 	does(t, Added)(d, err)
 	if d.File != filepath.Join(root, "srv/config/daemon.json") {
 		t.Errorf("it is %s", d.File)
 	}
 	does(t, Restored)(Undo(root, "docker"))
 	equal(t, "undone", tree(t, root), before)
-	does(t, Created)(Write(root, "buildkit", address))
+	does(t, Created)(Write(root, "buildkit", server))
 	if left := tree(t, outside); len(left) != 1 {
 		t.Errorf("outside of the root: %q", left)
 	}
@@ -252,7 +280,7 @@ func TestLinks(t *testing.T) {
 	if err := errors.Join(os.Remove(round), os.Symlink("daemon.json", round)); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := Write(root, "docker", address); err == nil || !strings.Contains(err.Error(), "in circles") {
+	if d, err := Write(root, "docker", server); err == nil || !strings.Contains(err.Error(), "in circles") {
 		t.Errorf("%v, %v", d, err)
 	}
 }
@@ -299,13 +327,13 @@ func TestRefusals(t *testing.T) {
 			root := t.TempDir()
 			c.make(t, root)
 			before := tree(t, root)
-			if d, err := Write(root, c.client, address); err == nil || !strings.Contains(err.Error(), c.why) {
+			if d, err := Write(root, c.client, server); err == nil || !strings.Contains(err.Error(), c.why) {
 				t.Errorf("%v, %v; want a refusal that says %q", d, err, c.why)
 			}
 			equal(t, "refused", tree(t, root), before)
 		})
 	}
-	if d, err := Write(filepath.Join(t.TempDir(), "nowhere"), "docker", address); !errors.Is(err, fs.ErrNotExist) {
+	if d, err := Write(filepath.Join(t.TempDir(), "nowhere"), "docker", server); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v, %v", d, err)
 	}
 }
@@ -320,7 +348,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 	}
 	before := tree(t, root)
 	asNobody(t, func() {
-		if d, err := Write(root, "docker", address); err == nil || !strings.Contains(err.Error(), "run it as root") {
+		if d, err := Write(root, "docker", server); err == nil || !strings.Contains(err.Error(), "run it as root") {
 			t.Errorf("%v, %v", d, err)
 		}
 	})
