@@ -87,7 +87,7 @@ var faults = []ill{
 	{"500", func(r *origintest.Rule) { r.Status(500) }, down, down, down, down, down, down},
 	{"503", func(r *origintest.Rule) { r.Status(503).Header("Retry-After", "600") }, down, down, down, down, down, down},
 	{"429 with a long wait", func(r *origintest.Rule) { r.Status(429).Header("Retry-After", "3600") }, limitedBy, limitedBy, limitedBy, limitedBy, limitedBy, limitedBy},
-	{"429 with a short wait", func(r *origintest.Rule) { r.Once().Status(429).Header("Retry-After", "3") }, limitedBy, limitedBy, limitedBy, whole, limitedBy, limitedBy},
+	{"429 with a short wait", func(r *origintest.Rule) { r.Once().Status(429).Header("Retry-After", "3") }, whole, whole, whole, whole, whole, whole},
 	{"429", func(r *origintest.Rule) { r.Status(429) }, limitedBy, limitedBy, limitedBy, limitedBy, limitedBy, limitedBy},
 	{"401 loop", func(r *origintest.Rule) { r.Unauthorized() }, noEntry, noEntry, noEntry, noEntry, noEntry, noEntry},
 	{"redirect to a host that is down", func(r *origintest.Rule) { r.Redirect("http://nowhere.test/x") }, down, down, down, down, down, down},
