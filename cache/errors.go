@@ -47,10 +47,24 @@ func (e *LimitedError) Error() string {
 // Is makes a LimitedError an ErrLimited.
 func (e *LimitedError) Is(target error) bool { return target == ErrLimited }
 
+// OutageError says that a registry was not asked, because it has just failed others, and when it will be asked again.
+type OutageError struct {
+	Registry string
+	Until    time.Time
+	Why      string // the last failure
+}
+
+func (e *OutageError) Error() string {
+	return e.Registry + " is not asked before " + e.Until.UTC().Format(time.RFC3339) + ": " + e.Why
+}
+
+// Is makes an OutageError an ErrUnavailable.
+func (e *OutageError) Is(target error) bool { return target == ErrUnavailable }
+
 // final reports whether err is an answer rather than a failure to get one: asking again at once changes nothing.
 func final(err error) bool {
 	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) || errors.Is(err, ErrLimited) ||
-		errors.Is(err, ErrUnsupported) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotHeld)
+		errors.Is(err, ErrUnsupported) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotHeld) || errors.Is(err, ErrOffline)
 }
 
 // personal reports whether err concerns only the one who asked: others may be answered otherwise.

@@ -96,18 +96,30 @@ func again(ctx context.Context, leg func() (got int64, err error)) error {
 			return ErrClosed
 		}
 		wait := gap/2 + rand.N(gap)
-		var limit *LimitedError
-		if errors.As(err, &limit) && (most > tries || !limit.Until.IsZero()) && time.Until(limit.Until) < longestPause {
-			wait = max(wait, time.Until(limit.Until))
-		} else if final(err) {
+		longer, hope := patienceWith(err, most > tries)
+		if !hope || n >= most {
 			return err
 		}
-		if n >= most {
-			return err
-		}
+		wait = max(wait, longer)
 		gap = min(2*gap, longestPause)
 		pause(ctx, wait)
 	}
+}
+
+// patienceWith is how long a source wants to be left alone after err; no hope: asking it again changes nothing, or not
+// soon enough. What has brought something, and has clients in the middle of it, waits where others do not begin to.
+func patienceWith(err error, underWay bool) (wait time.Duration, hope bool) {
+	var limit *LimitedError
+	var outage *OutageError
+	switch {
+	case errors.As(err, &limit) && (underWay || !limit.Until.IsZero()):
+		wait = time.Until(limit.Until)
+		return wait, wait < longestPause
+	case errors.As(err, &outage):
+		wait = time.Until(outage.Until)
+		return wait, underWay && wait < longestPause
+	}
+	return 0, !final(err)
 }
 
 // leg makes one request for what is left of r, and returns how many bytes it brought.
