@@ -16,6 +16,9 @@ import (
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
 
+// noticed is how soon it is seen that an upstream is back.
+const noticed = 15 * time.Second
+
 // outage pulls an image, has the upstream fail, and checks that what is held is served, soon also where the tag has
 // aged, and that what is not held is refused within patience. Then the upstream is well again.
 func outage(t *testing.T, patience time.Duration, p plan, fail func(o *origintest.Origin) (heal func())) {
@@ -42,7 +45,7 @@ func outage(t *testing.T, patience time.Duration, p plan, fail func(o *origintes
 		}
 	}
 	heal()
-	time.Sleep(2 * time.Second)
+	time.Sleep(noticed)
 	w.pulls("other", other)
 	w.keepsOnlyTruth()
 }

@@ -53,7 +53,7 @@ func rowTruncates(t *testing.T) {
 		}
 		w.keepsOnlyTruth()
 		o.Heal()
-		time.Sleep(2 * time.Second)
+		time.Sleep(noticed)
 		w.get(q.path).brings(t, blob)
 	}
 }

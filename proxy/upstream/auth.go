@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
 )
@@ -24,6 +25,7 @@ func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 		r.drop()
 		return nil, err
 	}
+	e.health.hear(time.Now())
 	return r, nil
 }
 

@@ -3,12 +3,14 @@ package upstream
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
 )
 
 // openBlob brings a blob, or the part of it that is wanted, from e. The caller holds a slot, which the body gives back.
 func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cache.Want) (cache.Answer, error) {
+	began := time.Now()
 	q := query{method: http.MethodGet, repo: ref.Repo, tail: "blobs/" + ref.Digest.String(), blob: true}
 	q.ask(want)
 	r, err := h.ask(ctx, e, q)
@@ -24,9 +26,9 @@ func (h *hub) openBlob(ctx context.Context, e *endpoint, ref cache.Ref, want cac
 	a.Body = newBody(r, length, h.shared.Timeouts.Stall, h.count.read, func(brought bool, err error) {
 		h.release()
 		if brought { // failures are in a row only where nothing comes between them
-			e.worked()
+			e.health.worked()
 		}
-		h.settle(e, err)
+		h.settle(e, began, err)
 	})
 	return a, nil
 }

@@ -31,6 +31,9 @@ func newHub(c Config, s *shared, written bool) (*hub, error) {
 		slots: make(chan struct{}, fetches(c, f)),
 		lines: lines{{rate: func(time.Time) int64 { return c.Limit }}, &s.uplink},
 	}
+	h.own.Store(c.Offline)
+	h.offline = offline{c.Name, &s.offline, &h.own}
+	h.guard.offline = h.offline
 	if c.Name == "" {
 		f.add("", errors.New("an upstream needs a name"))
 	}

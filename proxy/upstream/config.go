@@ -36,6 +36,8 @@ type Config struct {
 	CertFile, KeyFile  string // our own certificate for the endpoints (PEM); read anew for each handshake
 	InsecureSkipVerify bool   // do not verify the endpoints' certificates; those of realms and redirects are
 
+	Offline bool // nobody is asked, until SetOffline says otherwise
+
 	Fetches int   // blob downloads at a time; 0: 64
 	Limit   int64 // bytes of bodies per second, of all downloads together; 0: as fast as they come
 }
@@ -50,6 +52,7 @@ type Credential struct {
 
 // Options are what all upstreams have in common. The zero value works.
 type Options struct {
+	Offline     bool     // nobody is asked at all, until SetOffline says otherwise
 	AnyUpstream bool     // registries without a Config are asked too, at https://NAME, never at private addresses
 	ID          string   // this instance in Via headers, the same as at the door, to find loops; empty: "tidepool"
 	Version     string   // for the User-Agent; empty: "dev"

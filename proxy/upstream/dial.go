@@ -29,6 +29,7 @@ type guard struct {
 	resolver *net.Resolver
 	timeout  time.Duration
 	conns    *conns
+	offline  offline
 }
 
 // errInside is why the guard refused.
@@ -55,10 +56,25 @@ func newGuard(registry string, o Options, open *conns) *guard {
 	}
 }
 
-// dial connects to addr, a host and a port, unless that would lead inside. Where this machine has no room for another
-// connection, it waits a moment for some.
+// tooLate is the error for a connection that was not made in time.
+type tooLate struct {
+	addr  string
+	after time.Duration
+}
+
+func (e *tooLate) Error() string {
+	return fmt.Sprintf("no connection to %s within %v", e.addr, e.after)
+}
+
+func (e *tooLate) Timeout() bool { return true }
+
+// dial connects to addr, a host and a port, unless that would lead inside, or nobody is to be asked. Where this machine
+// has no room for another connection, it waits a moment for some.
 func (g *guard) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, fmt.Errorf("no connection to %s within %v", addr, g.timeout))
+	if err := g.offline.err(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, &tooLate{addr, g.timeout})
 	defer cancel()
 	c, err := g.connect(ctx, network, addr)
 	var lack error // of room here

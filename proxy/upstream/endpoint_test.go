@@ -114,7 +114,8 @@ func TestDownEndpointIsPassedOver(t *testing.T) {
 	})
 }
 
-// When all are down, the one whose failure is the oldest is tried: nothing is refused without having been tried.
+// When all are down, the one whose failure is the oldest is tried, at the latest after a quarter of a minute: that is
+// how soon it is seen that one is back.
 func TestAllDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
@@ -127,10 +128,10 @@ func TestAllDown(t *testing.T) {
 			if tried() == before {
 				t.Fatal("refused without a try")
 			}
-			time.Sleep(1100 * time.Millisecond)
+			time.Sleep(15 * time.Second)
 		}
 		second.End()
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(15 * time.Second)
 		_, err := p.hubs.Resolve(t.Context(), tagRef("latest"), cache.Whole)
 		if err != nil {
 			_, err = p.hubs.Resolve(t.Context(), tagRef("latest"), cache.Whole)
@@ -153,7 +154,7 @@ func TestFailingHubIsNotHammered(t *testing.T) {
 			wantErr(t, err, cache.ErrUnavailable, "answered 500")
 			time.Sleep(10 * time.Millisecond)
 		}
-		if n := down.Seen(); n < 10 || n > 15 {
+		if n := down.Seen(); n < 5 || n > 8 { // three, and then after 1, 2, 4, … s less jitter
 			t.Errorf("%d requests in ten seconds", n)
 		}
 	})

@@ -17,7 +17,8 @@ type fault struct {
 	kind   error
 	cause  error // more that errors.Is should find; may be nil
 	blame  bool
-	status int // of the answer that said no; 0 where there was none
+	silent bool // nothing came within a time-out: who asks again at once waits as long
+	status int  // of the answer that said no; 0 where there was none
 	text   string
 }
 
@@ -44,6 +45,18 @@ func refused(kind error, format string, args ...any) *fault {
 func toBlame(err error) bool {
 	var f *fault
 	return errors.As(err, &f) && f.blame
+}
+
+// isSilent reports whether err is that nothing came at all.
+func isSilent(err error) bool {
+	var f *fault
+	return errors.As(err, &f) && f.silent
+}
+
+// timedOut reports whether err is that of a wait that took too long.
+func timedOut(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // doubtful reports whether err may be a server's trouble with the way it was asked and not with what it was asked for:
@@ -118,5 +131,6 @@ func (v *verdict) err(ref cache.Ref) error {
 
 // final reports whether err is an answer that another endpoint would only repeat.
 func final(err error) bool {
-	return errors.Is(err, cache.ErrUnchanged) || errors.Is(err, cache.ErrUnsupported) || errors.Is(err, cache.ErrClosed)
+	return errors.Is(err, cache.ErrUnchanged) || errors.Is(err, cache.ErrUnsupported) || errors.Is(err, cache.ErrClosed) ||
+		errors.Is(err, cache.ErrOffline)
 }

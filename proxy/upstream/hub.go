@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,9 +27,11 @@ type hub struct {
 	slots     chan struct{} // one for each blob download
 	lines     lines         // that bodies come by
 
-	shared *shared
-	count  counters
-	ledger ledger
+	shared  *shared
+	own     atomic.Bool // this upstream's own word on being offline
+	offline offline
+	count   counters
+	ledger  ledger
 }
 
 // shared is what all hubs have in common.
@@ -38,6 +41,7 @@ type shared struct {
 	tokens  cache.Group[tokenKey, token]
 	helpers cache.Group[helperKey, login]
 	conns   conns
+	offline atomic.Bool
 }
 
 // try asks one endpoint after the other until one has an answer.
@@ -49,40 +53,52 @@ func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(*endpoint) (cache
 		endpoints = slices.Concat(endpoints[n:], endpoints[:n])
 	}
 	for _, e := range endpoints {
-		a, err := ask(e)
-		if err == nil {
-			if _, coming := a.Body.(*body); !coming {
-				h.settle(e, nil)
-			}
+		a, err := h.attempt(ctx, e, ask)
+		switch {
+		case err == nil:
 			return a, nil
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return cache.Answer{}, fmt.Errorf("%s: %w", ref, context.Cause(ctx))
-		}
-		h.settle(e, err)
-		if final(err) {
+		case final(err):
 			return cache.Answer{}, fmt.Errorf("%s: %w", ref, err)
 		}
 		v.add(err)
 	}
 	for _, e := range skipped {
-		v.add(refused(cache.ErrUnavailable, "%s is down: %s", e.origin, e.state(time.Now()).why))
+		v.add(h.outage(e))
 	}
 	return cache.Answer{}, v.err(ref)
 }
 
-// settle notes how a request at e ended: a refusal is an answer, and nothing else that is no content speaks for e.
-func (h *hub) settle(e *endpoint, err error) {
+// attempt asks e, unless its circuit is open, and notes what that says of it.
+func (h *hub) attempt(ctx context.Context, e *endpoint, ask func(*endpoint) (cache.Answer, error)) (cache.Answer, error) {
+	leave, err := h.admit(ctx, e)
+	if err != nil {
+		return cache.Answer{}, err
+	}
+	defer leave()
+	began := time.Now()
+	a, err := ask(e)
+	_, coming := a.Body.(*body)
+	if !coming && (err == nil || ctx.Err() == nil) { // a caller who leaves speaks against nobody
+		h.settle(e, began, err)
+	}
+	return a, err
+}
+
+// settle notes how a request at e that began at a time ended: a refusal is an answer, and nothing else that is no content speaks for e.
+func (h *hub) settle(e *endpoint, began time.Time, err error) {
 	log := h.shared.Log
 	switch {
 	case toBlame(err):
 		h.count.failures.Add(1)
-		if e.blame(time.Now(), err.Error()) {
-			log.Warn("an upstream fails", zap.String("registry", h.name), zap.Stringer("endpoint", e.origin), zap.Error(err))
+		first, opens := e.health.blame(began, time.Now(), err.Error(), isSilent(err))
+		if first || opens {
+			log.Warn("an upstream fails", zap.String("registry", h.name), zap.Stringer("endpoint", e.origin), zap.Bool("refusing", opens), zap.Error(err))
 		}
 	case err == nil, errors.Is(err, cache.ErrNotFound), errors.Is(err, cache.ErrDenied), errors.Is(err, cache.ErrLimited),
 		errors.Is(err, cache.ErrUnchanged):
-		if e.worked() {
+		if e.health.worked() {
 			log.Info("an upstream works again", zap.String("registry", h.name), zap.Stringer("endpoint", e.origin))
 		}
 	}

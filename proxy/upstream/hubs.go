@@ -39,6 +39,7 @@ const maxOther = 64
 // *ConfigError, and needs no network: a registry that is down is no reason not to start.
 func New(configs []Config, o Options) (*Hubs, error) {
 	h := &Hubs{shared: &shared{Options: o.withDefaults()}, configured: map[string]*hub{}}
+	h.shared.offline.Store(o.Offline)
 	h.shared.uplink.rate = h.shared.Uplink
 	var faults []error
 	for _, c := range configs {
@@ -102,8 +103,20 @@ func (h *Hubs) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cache.
 	return one.open(ctx, ref, want)
 }
 
-// hubFor is the hub to ask for ref.
+// hubFor is the hub to ask for ref, if it may be asked.
 func (h *Hubs) hubFor(ref cache.Ref, want cache.Want) (*hub, error) {
+	one, err := h.hubOf(ref, want)
+	if err != nil {
+		return nil, err
+	}
+	if err := one.offline.err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	return one, nil
+}
+
+// hubOf is the hub of ref's registry.
+func (h *Hubs) hubOf(ref cache.Ref, want cache.Want) (*hub, error) {
 	if want.HeldOnly {
 		return nil, fmt.Errorf("%s: an upstream holds nothing here: %w", ref, cache.ErrNotHeld)
 	}

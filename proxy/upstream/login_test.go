@@ -534,10 +534,12 @@ func TestTokenServerHangs(t *testing.T) {
 			t.Errorf("took %v", took)
 		}
 		hang.End()
+		time.Sleep(time.Second)
 		trickle := o.When(origintest.Token).Pace(1)
 		_, err = h.Resolve(t.Context(), tagRef("latest"), cache.Whole)
 		wantErr(t, err, cache.ErrUnavailable, "within 1m0s")
 		trickle.End()
+		time.Sleep(2 * time.Second)
 		mustSlurp(t, h, tagRef("latest"))
 	})
 }

@@ -121,8 +121,9 @@ func (r *reply) fail(err error) error {
 		text = "cannot connect: " + lack
 	}
 	return &fault{
-		kind: cache.ErrUnavailable, cause: err, blame: !errors.Is(err, errInside) && lack == "",
-		text: r.host + ": " + r.clean(text),
+		kind: cache.ErrUnavailable, cause: err, text: r.host + ": " + r.clean(text),
+		blame:  !errors.Is(err, errInside) && !errors.Is(err, cache.ErrOffline) && lack == "",
+		silent: !r.foreign && timedOut(err),
 	}
 }
 
@@ -131,6 +132,9 @@ func (r *reply) clean(s string) string { return clean(s, r.secrets...) }
 
 // trip makes one request at one server, own or foreign to the endpoint. secrets are what may be known there.
 func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass Secret, secrets []Secret) (*reply, error) {
+	if err := h.offline.err(); err != nil {
+		return nil, err
+	}
 	own := originOf(u) == e.origin
 	_, http2 := e.learnt()
 	r := newReply(ctx, originOf(u), !own, secrets)

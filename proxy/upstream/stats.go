@@ -17,15 +17,18 @@ type Stats struct {
 	Fetches   int    // blob downloads under way
 	Limit     int    // pulls that the registry grants in a window, as it last said; -1: it did not
 	Remaining int    // of them; -1: it did not say
+	Offline   bool   // nobody is asked, by the operator's word
 	Endpoints []EndpointStats
 	Refused   []string // the usernames, in quotes, of logins that the registry refuses at present
 }
 
 // EndpointStats says how one endpoint does.
 type EndpointStats struct {
-	URL   string
-	Up    bool
-	Error string // the last failure of an endpoint that is not up
+	URL     string
+	Up      bool
+	Circuit string    // closed, open (nobody is let through to it) or half-open (one is)
+	Until   time.Time // of an open one: when it will be half-open
+	Error   string    // the last failure of an endpoint that is not up
 }
 
 // counters are what a hub counts.
@@ -70,14 +73,17 @@ func (h *hub) stats(now time.Time) Stats {
 		Fetches:   len(h.slots),
 		Limit:     -1,
 		Remaining: -1,
+		Offline:   h.offline.err() != nil,
 		Refused:   h.keys.refused(),
 	}
 	if h.ledger.told.Load() {
 		s.Limit, s.Remaining = int(h.ledger.limit.Load()), int(h.ledger.remaining.Load())
 	}
 	for _, e := range h.endpoints {
-		look := e.state(now)
-		s.Endpoints = append(s.Endpoints, EndpointStats{URL: e.base.String(), Up: look.up, Error: look.why})
+		look := e.health.state(now)
+		s.Endpoints = append(s.Endpoints, EndpointStats{
+			URL: e.base.String(), Up: look.up && look.is == "closed", Circuit: look.is, Until: look.until, Error: look.why,
+		})
 	}
 	return s
 }

@@ -149,6 +149,9 @@ func (h *hub) fetchToken(ctx context.Context, e *endpoint, realm *url.URL, key t
 
 // tokenTrip makes the request for a token. It follows no redirect: a login goes to the realm and nowhere else.
 func (h *hub) tokenTrip(ctx context.Context, e *endpoint, realm *url.URL, key tokenKey) (*reply, error) {
+	if err := h.offline.err(); err != nil {
+		return nil, err
+	}
 	r := newReply(ctx, originOf(realm), false, key.who.secrets())
 	h.count.requests.Add(1)
 	own := originOf(realm) == e.origin
