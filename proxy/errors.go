@@ -69,6 +69,9 @@ var kinds = []struct {
 		"nothing of it is kept: try again, and tell the upstream if it stays so"},
 	{context.Canceled, verdict{503, "UNAVAILABLE", "tidepool; detail=canceled"}, 1, "try again in a moment"},
 	{cache.ErrClosed, verdict{503, "UNAVAILABLE", "tidepool; detail=closing"}, 1, "try again in a moment"},
+	// Nobody will be asked: to a client, what is not held does not exist, and to ask again later changes nothing.
+	{cache.ErrOffline, verdict{404, "", "tidepool; detail=offline"}, 0, "pull it once while online, or switch offline " +
+		"mode off (offline: in the configuration, PUT /api/v1/offline at the admin listener)"},
 	{cache.ErrUnavailable, verdict{502, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=unavailable"}, 5,
 		"it is not held here either"},
 	{context.DeadlineExceeded, verdict{504, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=timeout"}, 5,
