@@ -1,7 +1,8 @@
 // Package admin is the second listener: what operators and their programs ask about a running tidepool.
 //
-// Its invariant: it tells and changes nothing, and what it tells holds no secret and nothing of any client but the network
-// that it is in.
+// Its invariant: what it tells holds no secret and nothing of any client but the network that it is in; and it changes
+// nothing but by a request that no web page can have a browser send (see mayChange), and nothing on disk: a restart
+// goes back to the configuration.
 package admin
 
 import (
@@ -29,6 +30,7 @@ type Build struct {
 type Handler struct {
 	Ready   func() error   // nil while clients may come
 	Health  func() []Check // in the order they are shown
+	Offline Offline        // switches offline mode
 	Metrics http.Handler
 	Saved   func() any // what was saved, as JSON
 	Build   Build
@@ -42,6 +44,9 @@ func (h Handler) Routes() http.Handler {
 	mux.HandleFunc("GET /healthz", h.healthy)
 	mux.HandleFunc("GET /api/v1/status/buildinfo", h.build)
 	mux.HandleFunc("GET /api/v1/saved", h.saved)
+	mux.HandleFunc("GET /api/v1/offline", h.showOffline)
+	mux.HandleFunc("PUT /api/v1/offline", h.setOffline)
+	mux.HandleFunc("PUT /api/v1/offline/{upstream}", h.setOffline)
 	mux.Handle("GET /metrics", h.Metrics)
 	return mux
 }
@@ -84,18 +89,22 @@ func (h Handler) healthy(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h Handler) build(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(struct { // a client that is gone needs no answer
+	sayJSON(w, http.StatusOK, struct {
 		Schema int `json:"schema"`
 		Build
 	}{1, h.Build})
 }
 
 func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
+	sayJSON(w, http.StatusOK, h.Saved())
+}
+
+func sayJSON(w http.ResponseWriter, status int, doc any) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(h.Saved()) // a client that is gone needs no answer
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(doc) // a client that is gone needs no answer
 }
 
 func say(w http.ResponseWriter, status int, text string) {
