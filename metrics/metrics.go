@@ -35,9 +35,16 @@ type Upstream struct {
 	Limited          uint64
 	Bytes            uint64
 	Fetches          int
-	Limit, Remaining int             // pulls that the registry grants in a window; -1: it did not say
-	Endpoints        map[string]bool // by URL: whether it is up
+	Limit, Remaining int // pulls that the registry grants in a window; -1: it did not say
+	Offline          bool
+	Endpoints        map[string]Endpoint // by URL
 	RefusedLogins    int
+}
+
+// Endpoint says how one does.
+type Endpoint struct {
+	Up      bool
+	Circuit string // closed, open or half-open
 }
 
 // Answer is one request that was answered.

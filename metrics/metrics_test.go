@@ -29,8 +29,8 @@ func example() *metrics.Metrics {
 		},
 		Upstreams: func() []metrics.Upstream {
 			return []metrics.Upstream{
-				{Name: "docker.io", Requests: 7, Limit: 100, Remaining: 76, Endpoints: map[string]bool{"https://registry-1.docker.io": true}},
-				{Name: "quay.io", Limit: -1, Remaining: -1, Endpoints: map[string]bool{"https://quay.io": false}},
+				{Name: "docker.io", Requests: 7, Limit: 100, Remaining: 76, Endpoints: map[string]metrics.Endpoint{"https://registry-1.docker.io": {Up: true, Circuit: "closed"}}},
+				{Name: "quay.io", Limit: -1, Remaining: -1, Offline: true, Endpoints: map[string]metrics.Endpoint{"https://quay.io": {Circuit: "open"}}},
 			}
 		},
 	})
@@ -93,6 +93,10 @@ func TestSamples(t *testing.T) {
 		`tidepool_upstream_requests_total{upstream="docker.io"} 7`,
 		`tidepool_upstream_pulls_remaining{upstream="docker.io"} 76`,
 		`tidepool_upstream_endpoint_up{endpoint="https://quay.io",upstream="quay.io"} 0`,
+		`tidepool_upstream_endpoint_circuit{endpoint="https://quay.io",state="open",upstream="quay.io"} 1`,
+		`tidepool_upstream_endpoint_circuit{endpoint="https://quay.io",state="closed",upstream="quay.io"} 0`,
+		`tidepool_upstream_offline{upstream="docker.io"} 0`,
+		`tidepool_upstream_offline{upstream="quay.io"} 1`,
 	} {
 		if !strings.Contains(w.Body.String(), "\n"+line+"\n") {
 			t.Errorf("no line %s in\n%s", line, w.Body)

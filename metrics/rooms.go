@@ -11,6 +11,8 @@ type rooms struct{ Sources }
 
 var tiers = []cache.Tier{cache.FromMemory, cache.FromDisk, cache.FromFlight, cache.FromUpstream}
 
+var circuits = []string{"closed", "half-open", "open"}
+
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("tidepool_"+name, help, labels, nil)
 }
@@ -41,6 +43,8 @@ var (
 	limit     = describe("upstream_pull_limit", "Pulls that an upstream grants in a window, where it says so.", "upstream")
 	remaining = describe("upstream_pulls_remaining", "Pulls left in the window, where the upstream says so.", "upstream")
 	refused   = describe("upstream_refused_logins", "Configured logins that an upstream refuses at present.", "upstream")
+	offline   = describe("upstream_offline", "1 where offline mode keeps an upstream from being asked.", "upstream")
+	circuit   = describe("upstream_endpoint_circuit", "1 for the state that an endpoint's circuit is in: open where all requests are refused, half-open where one is let through, closed.", "upstream", "endpoint", "state")
 	up        = describe("upstream_endpoint_up", "1 where an endpoint is asked, 0 where it is held to be down.", "upstream", "endpoint")
 )
 
@@ -107,8 +111,12 @@ func (to sink) hub(u Upstream) {
 	if u.Remaining >= 0 {
 		to.gauge(remaining, float64(u.Remaining), u.Name)
 	}
-	for endpoint, isUp := range u.Endpoints {
-		to.gauge(up, truth(isUp), u.Name, endpoint)
+	to.gauge(offline, truth(u.Offline), u.Name)
+	for url, e := range u.Endpoints {
+		to.gauge(up, truth(e.Up), u.Name, url)
+		for _, state := range circuits {
+			to.gauge(circuit, truth(e.Circuit == state), u.Name, url, state)
+		}
 	}
 }
 

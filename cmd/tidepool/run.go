@@ -99,7 +99,8 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
 	r.admin = adminServer(admin.Handler{
-		Ready: r.ready, Health: r.health, Saved: func() any { return r.saved.Report() }, Metrics: numbers.Handler(), Build: build(),
+		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
+		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil
 }
@@ -113,7 +114,8 @@ func (r *running) keep(ctx context.Context, s state) {
 // dialUp makes the upstreams' clients.
 func dialUp(cfg config.Config, id string, log *zap.Logger, w world) (*upstream.Hubs, error) {
 	return upstream.New(cfg.Hubs(), upstream.Options{
-		AnyUpstream: cfg.AnyUpstream, Uplink: cfg.Uplink.At, ID: id, Version: build().Version, Dial: w.dial, Log: log.Named("upstream"),
+		Offline: cfg.Offline, AnyUpstream: cfg.AnyUpstream, Uplink: cfg.Uplink.At, ID: id, Version: build().Version,
+		Dial: w.dial, Log: log.Named("upstream"),
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tidepool-oci/tidepool/metrics"
 	"github.com/tidepool-oci/tidepool/proxy"
@@ -33,9 +34,12 @@ func (r *running) health() []admin.Check {
 // trouble is what is wrong with an upstream.
 func trouble(s upstream.Stats) error {
 	var down []string
+	if s.Offline {
+		down = append(down, "offline: what is held is served, nothing is asked for")
+	}
 	for _, e := range s.Endpoints {
 		if !e.Up {
-			down = append(down, e.URL+" is down: "+e.Error)
+			down = append(down, e.URL+" is down"+circuit(e)+": "+e.Error)
 		}
 	}
 	for _, user := range s.Refused {
@@ -45,6 +49,17 @@ func trouble(s upstream.Stats) error {
 		return nil
 	}
 	return errors.New(strings.Join(down, "; "))
+}
+
+// circuit is what there is to say of an endpoint that is not asked by everybody.
+func circuit(e upstream.EndpointStats) string {
+	switch {
+	case e.Circuit == "half-open":
+		return " (circuit half-open: the next request is a trial)"
+	case !e.Until.IsZero():
+		return " (circuit open until " + e.Until.UTC().Format(time.RFC3339) + ")"
+	}
+	return ""
 }
 
 // counted are the upstreams' counters. Those that no configuration names are one: clients could name any number.
@@ -62,10 +77,10 @@ func (r *running) counted() []metrics.Upstream {
 		}
 		u := metrics.Upstream{
 			Name: s.Registry, Requests: s.Requests, Failures: s.Failures, Limited: s.Limited, Bytes: s.Bytes, Fetches: s.Fetches,
-			Limit: s.Limit, Remaining: s.Remaining, Endpoints: map[string]bool{}, RefusedLogins: len(s.Refused),
+			Limit: s.Limit, Remaining: s.Remaining, Offline: s.Offline, Endpoints: map[string]metrics.Endpoint{}, RefusedLogins: len(s.Refused),
 		}
 		for _, e := range s.Endpoints {
-			u.Endpoints[e.URL] = e.Up
+			u.Endpoints[e.URL] = metrics.Endpoint{Up: e.Up, Circuit: e.Circuit}
 		}
 		all = append(all, u)
 	}

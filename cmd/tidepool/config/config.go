@@ -27,6 +27,7 @@ type Config struct {
 	DefaultUpstream string               `yaml:"default_upstream" doc:"the upstream of names without a host"`
 	AnyUpstream     bool                 `yaml:"any_upstream" doc:"pull from hosts that are not configured too, except from private addresses"`
 	WellKnown       bool                 `yaml:"well_known" doc:"know docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com and public.ecr.aws without their being listed"`
+	Offline         bool                 `yaml:"offline" doc:"ask no upstream for anything: serve what is held, answer 404 to the rest"`
 	Connections     int                  `yaml:"connections_per_client" doc:"connections that one client address may have open at a time, an IPv6 /64 being one address; 0: as many as it likes"`
 	ShutdownDelay   Duration             `yaml:"shutdown_delay" doc:"how long to go on accepting after SIGTERM, with /readyz already refusing"`
 	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end, after SIGTERM and the shutdown delay"`
@@ -61,6 +62,7 @@ type Upstream struct {
 	KeyFile            string       `yaml:"key_file" doc:"PEM file of its key"`
 	InsecureSkipVerify bool         `yaml:"insecure_skip_verify" doc:"accept any certificate"`
 	Prefix             bool         `yaml:"prefix" doc:"let this upstream's name be a path prefix although it has no dot or colon in it"`
+	Offline            bool         `yaml:"offline" doc:"ask this upstream for nothing: serve what is held of it, answer 404 to the rest"`
 	Fetches            int          `yaml:"fetches" doc:"downloads from this upstream at a time"`
 	Limit              Rate         `yaml:"limit" doc:"how much may come from this upstream, of all downloads together, or off"`
 }
@@ -194,7 +196,7 @@ func (c Config) Hubs() []upstream.Config {
 		hub := upstream.Config{
 			Name: name, DockerConfig: u.DockerConfig, Realms: u.Realm, RedirectHosts: u.RedirectHosts,
 			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
-			Fetches: u.Fetches, Limit: int64(u.Limit),
+			Offline: u.Offline, Fetches: u.Fetches, Limit: int64(u.Limit),
 		}
 		for _, e := range u.Endpoints {
 			hub.Endpoints = append(hub.Endpoints, e.String())

@@ -47,6 +47,7 @@ func TestPrecedence(t *testing.T) {
 		{"upstream", "upstreams.docker.io.endpoints[0]", "https://registry-1.docker.io", "http://one", "http://two", "http://three"},
 		{"default-upstream", "default_upstream", "docker.io", "ghcr.io", "quay.io", "gcr.io"},
 		{"any-upstream", "any_upstream", "false", "true", "false", "true"},
+		{"offline", "offline", "false", "true", "false", "true"},
 		{"shutdown-delay", "shutdown_delay", "0s", "1s", "1m", "2h"},
 		{"drain", "drain", "30s", "1s", "1m30s", "0s"},
 		{"log-level", "log.level", "info", "debug", "warn", "error"},
@@ -84,8 +85,8 @@ func TestPrecedence(t *testing.T) {
 			expect(yaml, c.given, "--"+c.flag)
 		})
 	}
-	if n := len(config.Settings); n != 12 {
-		t.Errorf("there are %d settings: the table above has 12", n)
+	if n := len(config.Settings); n != 13 {
+		t.Errorf("there are %d settings: the table above has 13", n)
 	}
 }
 

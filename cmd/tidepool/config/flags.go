@@ -25,6 +25,7 @@ var Settings = []Setting{
 	{"upstream", "upstreams.NAME.endpoints", "NAME=URL"},
 	{"default-upstream", "default_upstream", "NAME"},
 	{"any-upstream", "any_upstream", ""},
+	{"offline", "offline", ""},
 	{"shutdown-delay", "shutdown_delay", "DURATION"},
 	{"drain", "drain", "DURATION"},
 	{"log-level", "log.level", "LEVEL"},
