@@ -159,7 +159,11 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 	case errors.Is(err, ErrUnsupported) || errors.Is(err, ErrClosed):
 	case usable:
 		c.offend(who, err)
-		c.log.Warn("served as last known", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf), zap.Error(err))
+		level := zap.WarnLevel
+		if errors.Is(err, ErrOffline) {
+			level = zap.DebugLevel // as an operator wanted it
+		}
+		c.log.Log(level, "served as last known", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf), zap.Error(err))
 		return known.as(Unconfirmed), nil
 	}
 	return resolved{}, err

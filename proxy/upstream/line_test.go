@@ -96,7 +96,7 @@ func TestLineByTheHour(t *testing.T) {
 			t.Errorf("waited %v, %v", time.Since(began), err)
 		}
 		synctest.Wait()
-		if l.waiting != nil && len(l.waiting) > 0 {
+		if len(l.waiting) > 0 {
 			t.Errorf("%d still wait", len(l.waiting))
 		}
 	})
