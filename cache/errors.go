@@ -25,6 +25,7 @@ var (
 // LimitedError says whose limit was reached and until when.
 type LimitedError struct {
 	Registry string
+	Of       string    // what is counted, "pulls" or "requests" of any kind; empty: not known
 	Whose    string    // the address or account that the limit counts, where the upstream tells
 	Until    time.Time // when to ask again; zero: not told
 	Detail   string    // the upstream's own words, cleaned and shortened
@@ -32,8 +33,11 @@ type LimitedError struct {
 
 func (e *LimitedError) Error() string {
 	s := e.Registry + " limits"
-	if e.Whose != "" {
-		s += " " + e.Whose
+	switch {
+	case e.Of != "" && e.Whose != "":
+		s += " " + e.Of + " of " + e.Whose
+	case e.Of != "" || e.Whose != "":
+		s += " " + e.Of + e.Whose
 	}
 	if !e.Until.IsZero() {
 		s += " until " + e.Until.UTC().Format(time.RFC3339)

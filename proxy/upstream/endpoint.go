@@ -14,6 +14,8 @@ type endpoint struct {
 	base   *url.URL // without "/v2" and what follows it
 	prefix string   // put before repositories: "hub/" where the configured path was /v2/hub
 	origin origin
+	books  books // of its pull limit
+	pacer  pacer // below its other limit
 
 	mu        sync.Mutex // guards all below
 	challenge challenge  // the last

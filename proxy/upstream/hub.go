@@ -26,9 +26,9 @@ type hub struct {
 	slots     chan struct{} // one for each blob download
 	lines     lines         // that bodies come by
 
-	shared *shared
-	count  counters
-	ledger ledger
+	shared  *shared
+	count   counters
+	reserve int // percent of a pull limit
 }
 
 // shared is what all hubs have in common.
@@ -74,7 +74,9 @@ func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(*endpoint) (cache
 // settle notes how a request at e ended: a refusal is an answer, and nothing else that is no content speaks for e.
 func (h *hub) settle(e *endpoint, err error) {
 	log := h.shared.Log
+	var known *unasked
 	switch {
+	case errors.As(err, &known):
 	case toBlame(err):
 		h.count.failures.Add(1)
 		if e.blame(time.Now(), err.Error()) {

@@ -149,7 +149,11 @@ func (h *hub) fetchToken(ctx context.Context, e *endpoint, realm *url.URL, key t
 
 // tokenTrip makes the request for a token. It follows no redirect: a login goes to the realm and nowhere else.
 func (h *hub) tokenTrip(ctx context.Context, e *endpoint, realm *url.URL, key tokenKey) (*reply, error) {
+	if err := h.admit(ctx, e); err != nil {
+		return nil, err
+	}
 	r := newReply(ctx, originOf(realm), false, key.who.secrets())
+	r.at = e
 	h.count.requests.Add(1)
 	own := originOf(realm) == e.origin
 	if err := r.come(h.roads.pick(own, false), h.tokenRequest(r.ctx, e, realm, key)); err != nil {
@@ -187,6 +191,8 @@ func (h *hub) tokenRefusal(who login, r *reply) error {
 	status := r.StatusCode
 	err := h.refusal(r)
 	switch {
+	case errors.Is(err, cache.ErrLimited):
+		return err
 	case isRedirect(status):
 		return refused(cache.ErrUnavailable, "%s redirects, which a token server must not", r.host)
 	case status == http.StatusUnauthorized && !who.anonymous():
