@@ -86,7 +86,7 @@ func (k *keys) pick(ctx context.Context, e *endpoint, grant func(login) error) (
 		if err != nil && why == nil {
 			why = err
 		}
-		if err != nil || limited != nil && !k.together {
+		if err != nil {
 			return false
 		}
 		err = grant(l)
@@ -99,6 +99,9 @@ func (k *keys) pick(ctx context.Context, e *endpoint, grant func(login) error) (
 		}
 		if l, err := c.login(); try(l, err) {
 			return l, nil
+		}
+		if limited != nil && !k.together {
+			return login{}, limited
 		}
 	}
 	if k.docker != nil {
