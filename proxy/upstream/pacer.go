@@ -53,20 +53,21 @@ type pacer struct {
 	refused time.Time  // when it last was
 	quiet   time.Time  // until then nothing is sent
 	sent    []time.Time
-	queue   [cache.Repair + 1][]*turn // by urgency
-	wake    *time.Timer               // nil: never needed
+	queue   []*turn     // in the order in which they came
+	wake    *time.Timer // nil: never needed
 }
 
 // turn is one request that waits.
 type turn struct {
-	over    chan struct{} // closed when it may go, or when nobody may any more
+	urgency func() cache.Urgency // which may change while it waits
+	over    chan struct{}        // closed when it may go, or when nobody may any more
 	granted bool
 }
 
 // pass waits until a request may be sent, the most urgent first. Where it may not, until says when asking again makes
 // sense.
 func (p *pacer) pass(ctx context.Context) (until time.Time, ok bool) {
-	u := min(cache.UrgencyOf(ctx), cache.Repair)
+	u := cache.UrgencyOf(ctx)
 	p.mu.Lock()
 	now := time.Now()
 	if now.Before(p.quiet) {
@@ -85,15 +86,15 @@ func (p *pacer) pass(ctx context.Context) (until time.Time, ok bool) {
 		defer p.mu.Unlock()
 		return at, false
 	}
-	t := &turn{over: make(chan struct{})}
-	p.queue[u] = append(p.queue[u], t)
+	t := &turn{urgency: func() cache.Urgency { return cache.UrgencyOf(ctx) }, over: make(chan struct{})}
+	p.queue = append(p.queue, t)
 	p.serve()
 	p.mu.Unlock()
-	return p.await(ctx, u, t)
+	return p.await(ctx, t)
 }
 
 // await waits for t's turn.
-func (p *pacer) await(ctx context.Context, u cache.Urgency, t *turn) (until time.Time, ok bool) {
+func (p *pacer) await(ctx context.Context, t *turn) (until time.Time, ok bool) {
 	late := time.NewTimer(longestQueue)
 	defer late.Stop()
 	select {
@@ -106,31 +107,34 @@ func (p *pacer) await(ctx context.Context, u cache.Urgency, t *turn) (until time
 	if t.granted {
 		return time.Time{}, true
 	}
-	p.queue[u] = slices.DeleteFunc(p.queue[u], func(o *turn) bool { return o == t })
+	p.leave(t)
 	p.serve()
-	now := time.Now()
+	now, u := time.Now(), t.urgency()
 	return later(p.quiet, p.free(now, u, p.ahead(u))), false
 }
 
 // serve lets go whom it may, and comes back when the next may. mu is held.
 func (p *pacer) serve() {
 	now := time.Now()
-	for u := range p.queue {
-		for len(p.queue[u]) > 0 {
-			if at := p.free(now, cache.Urgency(u), 0); at.After(now) {
-				p.serveIn(at.Sub(now))
-				return
-			}
-			t := p.queue[u][0]
-			p.queue[u] = p.queue[u][1:]
-			p.sent = append(p.sent, now)
-			t.granted = true
-			close(t.over)
+	for len(p.queue) > 0 {
+		t := slices.MinFunc(p.queue, func(a, b *turn) int { return int(a.urgency()) - int(b.urgency()) }) // the first of them
+		if at := p.free(now, t.urgency(), 0); at.After(now) {
+			p.serveIn(at.Sub(now))
+			return
 		}
+		p.leave(t)
+		p.sent = append(p.sent, now)
+		t.granted = true
+		close(t.over)
 	}
 	if p.wake != nil {
 		p.wake.Stop()
 	}
+}
+
+// leave takes t out of the queue. mu is held.
+func (p *pacer) leave(t *turn) {
+	p.queue = slices.DeleteFunc(p.queue, func(o *turn) bool { return o == t })
 }
 
 func (p *pacer) serveIn(d time.Duration) {
@@ -174,8 +178,10 @@ func (p *pacer) when(now time.Time, pace Pace, i int) time.Time {
 
 // ahead is how many wait that go first. mu is held.
 func (p *pacer) ahead(u cache.Urgency) (n int) {
-	for _, q := range p.queue[:u+1] {
-		n += len(q)
+	for _, t := range p.queue {
+		if t.urgency() <= u {
+			n++
+		}
 	}
 	return n
 }
@@ -220,12 +226,10 @@ func (p *pacer) hush(until time.Time) time.Time {
 		until = until.Add(rand.N(min(until.Sub(now)/10, defaultQuiet/10) + 1))
 	}
 	p.quiet = later(p.quiet, until)
-	for u, q := range p.queue {
-		for _, t := range q {
-			close(t.over)
-		}
-		p.queue[u] = nil
+	for _, t := range p.queue {
+		close(t.over)
 	}
+	p.queue = nil
 	p.serve()
 	return p.quiet
 }

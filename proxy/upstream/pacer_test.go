@@ -51,7 +51,7 @@ func TestPaceIsKept(t *testing.T) {
 		}
 		all.Wait()
 		took := time.Since(l.Requests()[0].Time)
-		if n := l.most(time.Minute); n > 100 || float64(l.Count()) < 85*took.Minutes() {
+		if n := l.most(time.Minute); n > 100 || float64(l.Count()) < 70*took.Minutes() {
 			t.Errorf("%d in a minute, %d in %v", n, l.Count(), took)
 		}
 		if s := h.Stats()[0]; s.LimitedRequests != 0 || !s.Endpoints[0].Up {
@@ -68,8 +68,9 @@ func TestPaceByUrgency(t *testing.T) {
 		h := l.hubs(t, nil)
 		for range 4 {
 			mustSlurp(t, h, tagRef("latest"))
+			time.Sleep(3 * time.Second) // so that their places become free one by one
 		}
-		time.Sleep(45 * time.Second)
+		time.Sleep(33 * time.Second)
 		var mu sync.Mutex
 		var order []cache.Urgency
 		var all sync.WaitGroup
@@ -90,7 +91,7 @@ func TestPaceByUrgency(t *testing.T) {
 		ask(t.Context(), cache.Interactive)
 		began := time.Now()
 		all.Wait()
-		if took := time.Since(began); !slices.Equal(order, []cache.Urgency{cache.Interactive, cache.Repair}) || took > 20*time.Second {
+		if took := time.Since(began); !slices.Equal(order, []cache.Urgency{cache.Interactive, cache.Repair}) || took > 25*time.Second {
 			t.Errorf("%v in %v", order, took)
 		}
 		for range 2 {
