@@ -18,6 +18,9 @@ var (
 	ErrNotHeld     = errors.New("not held")     // Want.HeldOnly, and it has not landed here
 	ErrClosed      = errors.New("shutting down")
 
+	// ErrLooped: the way to the upstream leads back here. It is an ErrUnavailable too, and no sign of an outage.
+	ErrLooped = fmt.Errorf("a loop, and so %w", ErrUnavailable)
+
 	// ErrOffline: nobody may be asked, by the configuration or by an operator's word. It is an ErrUnavailable too.
 	ErrOffline = fmt.Errorf("offline, and so %w", ErrUnavailable)
 )
@@ -25,15 +28,25 @@ var (
 // LimitedError says whose limit was reached and until when.
 type LimitedError struct {
 	Registry string
+	Of       string    // what is counted, as below; empty: not known
 	Whose    string    // the address or account that the limit counts, where the upstream tells
 	Until    time.Time // when to ask again; zero: not told
 	Detail   string    // the upstream's own words, cleaned and shortened
 }
 
+// What a limit may be on.
+const (
+	LimitOnPulls    = "pulls"    // GETs of manifests
+	LimitOnRequests = "requests" // of any kind
+)
+
 func (e *LimitedError) Error() string {
 	s := e.Registry + " limits"
-	if e.Whose != "" {
-		s += " " + e.Whose
+	switch {
+	case e.Of != "" && e.Whose != "":
+		s += " " + e.Of + " of " + e.Whose
+	case e.Of != "" || e.Whose != "":
+		s += " " + e.Of + e.Whose
 	}
 	if !e.Until.IsZero() {
 		s += " until " + e.Until.UTC().Format(time.RFC3339)
@@ -64,7 +77,7 @@ func (e *OutageError) Is(target error) bool { return target == ErrUnavailable }
 // final reports whether err is an answer rather than a failure to get one: asking again at once changes nothing.
 func final(err error) bool {
 	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) || errors.Is(err, ErrLimited) ||
-		errors.Is(err, ErrUnsupported) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotHeld) || errors.Is(err, ErrOffline)
+		errors.Is(err, ErrUnsupported) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotHeld) || errors.Is(err, ErrLooped) || errors.Is(err, ErrOffline)
 }
 
 // personal reports whether err concerns only the one who asked: others may be answered otherwise.

@@ -122,15 +122,23 @@ func (c *Cache) sulking(who asked) bool {
 // any stands for everything that a caller may ask a registry.
 func (a asked) any() asked { return asked{Ref{Registry: a.ref.Registry}, a.caller} }
 
-// offend notes that the upstream failed to answer.
+// offend notes that the upstream failed to answer. A limit on pulls concerns what was to be pulled: other names are
+// asked for by HEAD all the same, and this one is as good as confirmed, for as long as it would have been fresh.
 func (c *Cache) offend(who asked, err error) {
 	wait := sulk
 	var limit *LimitedError
-	if errors.As(err, &limit) {
+	switch {
+	case !errors.As(err, &limit):
+	case limit.Of == LimitOnPulls:
+		wait = max(wait, c.aging(who.ref).Fresh)
+		if !limit.Until.IsZero() {
+			wait = max(sulk, min(wait, time.Until(limit.Until)))
+		}
+	default:
 		who = who.any()
-		wait = min(max(wait, time.Until(limit.Until)), longestSulk)
+		wait = max(wait, time.Until(limit.Until))
 	}
-	c.sulks.Store(who, time.Now().Add(wait))
+	c.sulks.Store(who, time.Now().Add(min(wait, longestSulk)))
 }
 
 // ask asks the source about a name. Where that fails, the answer is what is known, if it will do.

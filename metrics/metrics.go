@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -29,22 +30,34 @@ type Sources struct {
 
 // Upstream is what there is to count about one upstream registry. The numbers of bytes and requests are since start.
 type Upstream struct {
-	Name             string // as configured, or one name for all that are not
-	Requests         uint64
-	Failures         uint64
-	Limited          uint64
-	Bytes            uint64
-	Fetches          int
-	Limit, Remaining int // pulls that the registry grants in a window; -1: it did not say
-	Offline          bool
-	Endpoints        map[string]Endpoint // by URL
-	RefusedLogins    int
+	Name            string // as configured, or one name for all that are not
+	Requests        uint64
+	Failures        uint64
+	LimitedPulls    uint64 // refused by a limit on pulls
+	LimitedRequests uint64 // refused by a limit on requests of every kind
+	Unasked         uint64 // not made because of either
+	Bytes           uint64
+	Fetches         int
+	Offline         bool
+	Endpoints       []Endpoint
+	RefusedLogins   int
 }
 
-// Endpoint says how one does.
+// Endpoint is one place where an upstream is asked.
 type Endpoint struct {
-	Up      bool
-	Circuit string // closed, open or half-open
+	URL      string
+	Up       bool
+	Circuit  string    // closed, open or half-open
+	Pace     float64   // requests a second that are let out at most; 0: no such bound
+	Quiet    time.Time // until then it is sent nothing; zero: it is
+	Accounts []Account
+}
+
+// Account is one for which an endpoint counts pulls.
+type Account struct {
+	Name             string    // "" is nobody in particular
+	Limit, Remaining int       // pulls in a window; -1: it did not say
+	Blocked          time.Time // until then it grants none; zero: it does
 }
 
 // Answer is one request that was answered.

@@ -29,8 +29,13 @@ func example() *metrics.Metrics {
 		},
 		Upstreams: func() []metrics.Upstream {
 			return []metrics.Upstream{
-				{Name: "docker.io", Requests: 7, Limit: 100, Remaining: 76, Endpoints: map[string]metrics.Endpoint{"https://registry-1.docker.io": {Up: true, Circuit: "closed"}}},
-				{Name: "quay.io", Limit: -1, Remaining: -1, Offline: true, Endpoints: map[string]metrics.Endpoint{"https://quay.io": {Circuit: "open"}}},
+				{Name: "docker.io", Requests: 7, LimitedPulls: 1, LimitedRequests: 2, Unasked: 3, Endpoints: []metrics.Endpoint{{
+					URL: "https://registry-1.docker.io", Up: true, Circuit: "closed", Pace: 1.5,
+					Accounts: []metrics.Account{{Name: "acme", Limit: 100, Remaining: 76, Blocked: time.Unix(1e9, 0)}},
+				}}},
+				{Name: "quay.io", Offline: true, Endpoints: []metrics.Endpoint{{
+					URL: "https://quay.io", Circuit: "open", Quiet: time.Unix(2e9, 0), Accounts: []metrics.Account{{Limit: -1, Remaining: -1}},
+				}}},
 			}
 		},
 	})
@@ -91,7 +96,13 @@ func TestSamples(t *testing.T) {
 		`tidepool_log_dropped_total 8`,
 		`tidepool_disk_scanned 1`,
 		`tidepool_upstream_requests_total{upstream="docker.io"} 7`,
-		`tidepool_upstream_pulls_remaining{upstream="docker.io"} 76`,
+		`tidepool_upstream_limited_total{kind="pulls",upstream="docker.io"} 1`,
+		`tidepool_upstream_limited_total{kind="requests",upstream="docker.io"} 2`,
+		`tidepool_upstream_unasked_total{upstream="docker.io"} 3`,
+		`tidepool_upstream_pulls_remaining{account="acme",endpoint="https://registry-1.docker.io",upstream="docker.io"} 76`,
+		`tidepool_upstream_pulls_blocked_until_timestamp_seconds{account="acme",endpoint="https://registry-1.docker.io",upstream="docker.io"} 1e+09`,
+		`tidepool_upstream_pace{endpoint="https://registry-1.docker.io",upstream="docker.io"} 1.5`,
+		`tidepool_upstream_quiet_until_timestamp_seconds{endpoint="https://quay.io",upstream="quay.io"} 2e+09`,
 		`tidepool_upstream_endpoint_up{endpoint="https://quay.io",upstream="quay.io"} 0`,
 		`tidepool_upstream_endpoint_circuit{endpoint="https://quay.io",state="open",upstream="quay.io"} 1`,
 		`tidepool_upstream_endpoint_circuit{endpoint="https://quay.io",state="closed",upstream="quay.io"} 0`,
@@ -102,7 +113,7 @@ func TestSamples(t *testing.T) {
 			t.Errorf("no line %s in\n%s", line, w.Body)
 		}
 	}
-	if strings.Contains(w.Body.String(), `tidepool_upstream_pull_limit{upstream="quay.io"}`) {
+	if strings.Contains(w.Body.String(), `tidepool_upstream_pull_limit{account="",endpoint="https://quay.io"`) {
 		t.Error("a limit that was not told is shown")
 	}
 }

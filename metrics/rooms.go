@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -37,11 +39,15 @@ var (
 
 	requests  = describe("upstream_requests_total", "Requests to an upstream, its token servers and redirects.", "upstream")
 	failures  = describe("upstream_failures_total", "Requests to an upstream that failed by its fault.", "upstream")
-	limited   = describe("upstream_limited_total", "Requests that an upstream refused because of a limit.", "upstream")
+	limited   = describe("upstream_limited_total", "Requests that an upstream refused because of a limit: on pulls, or on requests of every kind.", "upstream", "kind")
+	unasked   = describe("upstream_unasked_total", "Requests not made because of a limit that was known.", "upstream")
 	received  = describe("upstream_received_bytes_total", "Bytes of bodies received from an upstream.", "upstream")
 	fetches   = describe("upstream_fetches", "Downloads of blobs from an upstream under way.", "upstream")
-	limit     = describe("upstream_pull_limit", "Pulls that an upstream grants in a window, where it says so.", "upstream")
-	remaining = describe("upstream_pulls_remaining", "Pulls left in the window, where the upstream says so.", "upstream")
+	limit     = describe("upstream_pull_limit", "Pulls that an upstream grants in a window, where it says so.", "upstream", "endpoint", "account")
+	remaining = describe("upstream_pulls_remaining", "Pulls left in the window, where the upstream says so.", "upstream", "endpoint", "account")
+	blocked   = describe("upstream_pulls_blocked_until_timestamp_seconds", "Unix time until which no pull is granted; 0 where some are.", "upstream", "endpoint", "account")
+	pace      = describe("upstream_pace", "Requests a second that are let out at most, configured or learned, where there is such a bound.", "upstream", "endpoint")
+	quiet     = describe("upstream_quiet_until_timestamp_seconds", "Unix time until which nothing is sent, after a refusal of requests of every kind; 0 where something is.", "upstream", "endpoint")
 	refused   = describe("upstream_refused_logins", "Configured logins that an upstream refuses at present.", "upstream")
 	offline   = describe("upstream_offline", "1 where offline mode keeps an upstream from being asked.", "upstream")
 	circuit   = describe("upstream_endpoint_circuit", "1 for the state that an endpoint's circuit is in: open where all requests are refused, half-open where one is let through, closed.", "upstream", "endpoint", "state")
@@ -101,23 +107,41 @@ func (to sink) store(s cache.Stats) {
 func (to sink) hub(u Upstream) {
 	to.counter(requests, u.Requests, u.Name)
 	to.counter(failures, u.Failures, u.Name)
-	to.counter(limited, u.Limited, u.Name)
+	to.counter(limited, u.LimitedPulls, u.Name, "pulls")
+	to.counter(limited, u.LimitedRequests, u.Name, "requests")
+	to.counter(unasked, u.Unasked, u.Name)
 	to.counter(received, u.Bytes, u.Name)
 	to.gauge(fetches, float64(u.Fetches), u.Name)
 	to.gauge(refused, float64(u.RefusedLogins), u.Name)
-	if u.Limit >= 0 {
-		to.gauge(limit, float64(u.Limit), u.Name)
-	}
-	if u.Remaining >= 0 {
-		to.gauge(remaining, float64(u.Remaining), u.Name)
-	}
 	to.gauge(offline, truth(u.Offline), u.Name)
-	for url, e := range u.Endpoints {
-		to.gauge(up, truth(e.Up), u.Name, url)
+	for _, e := range u.Endpoints {
+		to.gauge(up, truth(e.Up), u.Name, e.URL)
 		for _, state := range circuits {
-			to.gauge(circuit, truth(e.Circuit == state), u.Name, url, state)
+			to.gauge(circuit, truth(e.Circuit == state), u.Name, e.URL, state)
+		}
+		to.gauge(quiet, unix(e.Quiet), u.Name, e.URL)
+		if e.Pace > 0 {
+			to.gauge(pace, e.Pace, u.Name, e.URL)
+		}
+		for _, a := range e.Accounts {
+			to.account(a, u.Name, e.URL, a.Name)
 		}
 	}
+}
+
+func (to sink) account(a Account, labels ...string) {
+	to.gauge(blocked, unix(a.Blocked), labels...)
+	if a.Limit >= 0 {
+		to.gauge(limit, float64(a.Limit), labels...)
+		to.gauge(remaining, float64(a.Remaining), labels...)
+	}
+}
+
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix())
 }
 
 func truth(b bool) float64 {

@@ -72,6 +72,8 @@ var kinds = []struct {
 	// Nobody will be asked: to a client, what is not held does not exist, and to ask again later changes nothing.
 	{cache.ErrOffline, verdict{404, "", "tidepool; detail=offline"}, 0, "pull it once while online, or switch offline " +
 		"mode off (offline: in the configuration, PUT /api/v1/offline at the admin listener)"},
+	{cache.ErrLooped, verdict{508, "LOOP_DETECTED", "tidepool; fwd=uri-miss; detail=loop"}, 0,
+		"the configuration of an upstream on the way leads back to where it began"},
 	{cache.ErrUnavailable, verdict{502, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=unavailable"}, 5,
 		"it is not held here either"},
 	{context.DeadlineExceeded, verdict{504, "UNAVAILABLE", "tidepool; fwd=uri-miss; detail=timeout"}, 5,

@@ -102,11 +102,15 @@ func (p *tidepool) pullAll(t *testing.T, hub *counting, pull func(name string) e
 			t.Errorf("%s is held: %v", appName(i), err)
 		case i >= namedHeld && err == nil:
 			t.Errorf("%s came, although it is not held", appName(i))
-		case i >= namedHeld && !strings.Contains(err.Error(), "docker.io limits 192.0.2.1"):
+		case i >= namedHeld && !strings.Contains(err.Error(), "docker.io limits pulls of 192.0.2.1"):
 			t.Errorf("%s: our sentence is not shown: %v", appName(i), err)
 		}
 	}
-	refused := p.refusals(since)
+	var refused map[string]int
+	eventually(t, "a log of the last refusal", func() bool { // it is written behind the answer
+		refused = p.refusals(since)
+		return refused[appName(named-1)] > 0
+	})
 	for i := namedHeld; i < named; i++ {
 		if n := refused[appName(i)]; n < 1 || n > 2 {
 			t.Errorf("%s was asked for %d times in vain", appName(i), n)

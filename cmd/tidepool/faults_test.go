@@ -221,6 +221,9 @@ func (w *pool) healed(o *origintest.Origin, img *origintest.Image, blob *origint
 	w.t.Helper()
 	o.Heal()
 	time.Sleep(2 * time.Second) // virtual: for so long an endpoint that fails is not asked
+	if q.want == limitedBy {
+		time.Sleep(time.Hour + time.Minute) // nor one that limits, until the time it named
+	}
 	if a := w.put(q); a.outcome(q) != whole {
 		w.t.Errorf("healed, asked again: %v; %.300s", a, a.body)
 	}

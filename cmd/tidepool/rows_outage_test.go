@@ -146,7 +146,7 @@ func rowRateLimit(t *testing.T) {
 	if wait, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || wait < 1 {
 		t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
 	}
-	if !strings.Contains(string(a.body), "docker.io limits 192.0.2.1") {
+	if !strings.Contains(string(a.body), "docker.io limits pulls of 192.0.2.1") {
 		t.Errorf("does not say whose limit: %s", a.body)
 	}
 	o.When().Status(http.StatusTooManyRequests).Header("Retry-After", "3600") // now HEAD is limited too
@@ -160,6 +160,7 @@ func rowRateLimit(t *testing.T) {
 	}
 	o.Heal()
 	o.RateLimit(-1, 0, "")
+	time.Sleep(time.Hour + time.Minute) // until the time it named it is not asked
 	w.pulls("new", fresh)
 }
 

@@ -92,7 +92,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	}
 	var books state
 	r.saved, books = openSaved(cfg, w.now, log)
-	r.keep(ctx, books)
+	r.keep(ctx, books, limits(cfg, r.hubs, log))
 	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Version: build().Version})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
@@ -105,17 +105,19 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	return nil
 }
 
-// keep has a state written down until the end.
-func (r *running) keep(ctx context.Context, s state) {
+// keep has states written down until the end.
+func (r *running) keep(ctx context.Context, states ...state) {
 	ctx, r.write = context.WithCancel(context.WithoutCancel(ctx))
-	r.written.Go(func() { s.run(ctx) })
+	for _, s := range states {
+		r.written.Go(func() { s.run(ctx) })
+	}
 }
 
 // dialUp makes the upstreams' clients.
 func dialUp(cfg config.Config, id string, log *zap.Logger, w world) (*upstream.Hubs, error) {
 	return upstream.New(cfg.Hubs(), upstream.Options{
 		Offline: cfg.Offline, AnyUpstream: cfg.AnyUpstream, Uplink: cfg.Uplink.At, ID: id, Version: build().Version,
-		Dial: w.dial, Log: log.Named("upstream"),
+		Dial: w.dial, Log: log.Named("upstream"), Ledger: readState(limitsPath(cfg), log),
 	})
 }
 

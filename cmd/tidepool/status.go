@@ -26,7 +26,8 @@ func (r *running) ready() error {
 func (r *running) health() []admin.Check {
 	checks := []admin.Check{{Name: "disk", Err: r.store.Health()}}
 	for _, s := range r.hubs.Stats() {
-		checks = append(checks, admin.Check{Name: "upstream " + s.Registry, Err: trouble(s), Mild: true})
+		_, left := limitsOf(s)
+		checks = append(checks, admin.Check{Name: "upstream " + s.Registry, Err: trouble(s), Mild: true, Note: left})
 	}
 	return checks
 }
@@ -45,7 +46,8 @@ func trouble(s upstream.Stats) error {
 	for _, user := range s.Refused {
 		down = append(down, fmt.Sprintf("the login %s is refused", user))
 	}
-	if down == nil {
+	reached, _ := limitsOf(s)
+	if down = append(down, reached...); down == nil {
 		return nil
 	}
 	return errors.New(strings.Join(down, "; "))
@@ -65,22 +67,22 @@ func circuit(e upstream.EndpointStats) string {
 // counted are the upstreams' counters. Those that no configuration names are one: clients could name any number.
 func (r *running) counted() []metrics.Upstream {
 	var all []metrics.Upstream
-	others := metrics.Upstream{Name: "other", Limit: -1, Remaining: -1}
+	others := metrics.Upstream{Name: "other"}
 	for _, s := range r.hubs.Stats() {
 		if r.cfg.Upstreams[s.Registry] == nil {
 			others.Requests += s.Requests
 			others.Failures += s.Failures
-			others.Limited += s.Limited
+			others.LimitedPulls += s.LimitedPulls
+			others.LimitedRequests += s.LimitedRequests
+			others.Unasked += s.Unasked
 			others.Bytes += s.Bytes
 			others.Fetches += s.Fetches
 			continue
 		}
 		u := metrics.Upstream{
-			Name: s.Registry, Requests: s.Requests, Failures: s.Failures, Limited: s.Limited, Bytes: s.Bytes, Fetches: s.Fetches,
-			Limit: s.Limit, Remaining: s.Remaining, Offline: s.Offline, Endpoints: map[string]metrics.Endpoint{}, RefusedLogins: len(s.Refused),
-		}
-		for _, e := range s.Endpoints {
-			u.Endpoints[e.URL] = metrics.Endpoint{Up: e.Up, Circuit: e.Circuit}
+			Name: s.Registry, Requests: s.Requests, Failures: s.Failures, Bytes: s.Bytes, Fetches: s.Fetches, Offline: s.Offline,
+			LimitedPulls: s.LimitedPulls, LimitedRequests: s.LimitedRequests, Unasked: s.Unasked,
+			Endpoints: endpoints(s), RefusedLogins: len(s.Refused),
 		}
 		all = append(all, u)
 	}

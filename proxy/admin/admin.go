@@ -15,8 +15,9 @@ import (
 // Check is one thing that can be well or not.
 type Check struct {
 	Name string
-	Err  error // nil: all is well
-	Mild bool  // clients are served as ever: shown, but no reason to call the whole unhealthy
+	Err  error  // nil: all is well
+	Note string // what else there is to say of it, for ?verbose
+	Mild bool   // clients are served as ever: shown, but no reason to call the whole unhealthy
 }
 
 // Build says what is running.
@@ -76,10 +77,15 @@ func (h Handler) healthy(w http.ResponseWriter, r *http.Request) {
 		case c.Err != nil:
 			mark, status = "[-] ", http.StatusServiceUnavailable
 		}
+		state := "ok"
 		if c.Err != nil {
-			fmt.Fprintf(&lines, "%s%s: %v\n", mark, c.Name, c.Err)
-		} else if verbose {
-			fmt.Fprintf(&lines, "%s%s: ok\n", mark, c.Name)
+			state = c.Err.Error()
+		}
+		if c.Note != "" && verbose {
+			state += " (" + c.Note + ")"
+		}
+		if c.Err != nil || verbose {
+			fmt.Fprintf(&lines, "%s%s: %s\n", mark, c.Name, state)
 		}
 	}
 	if lines.Len() == 0 {

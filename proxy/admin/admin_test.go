@@ -12,10 +12,11 @@ import (
 
 func TestRoutes(t *testing.T) {
 	var ready, disk, hub error
+	note := ""
 	s := httptest.NewServer(admin.Handler{
 		Ready: func() error { return ready },
 		Health: func() []admin.Check {
-			return []admin.Check{{Name: "disk", Err: disk}, {Name: "hub", Err: hub, Mild: true}}
+			return []admin.Check{{Name: "disk", Err: disk}, {Name: "hub", Err: hub, Mild: true, Note: note}}
 		},
 		Metrics: http.NotFoundHandler(),
 		Build:   admin.Build{Version: "1.2.3", Go: "go1"},
@@ -49,6 +50,9 @@ func TestRoutes(t *testing.T) {
 
 	hub = errors.New("no answer")
 	expect("GET", "/healthz", 200, "[~] hub: no answer\n")
+	note = "76 left"
+	expect("GET", "/healthz", 200, "[~] hub: no answer\n")
+	expect("GET", "/healthz?verbose", 200, "[+] disk: ok\n[~] hub: no answer (76 left)\n")
 	disk = errors.New("full")
 	expect("GET", "/healthz", 503, "[-] disk: full\n[~] hub: no answer\n")
 	expect("GET", "/livez", 200, "ok\n")

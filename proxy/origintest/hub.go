@@ -3,6 +3,7 @@ package origintest
 import (
 	"crypto/hmac"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -57,6 +58,7 @@ type limit struct {
 	pulls  int
 	window time.Duration
 	source string
+	retry  bool // a refusal says when to come back
 	used   int
 	since  time.Time
 }
@@ -67,6 +69,13 @@ func (o *Origin) RateLimit(pulls int, window time.Duration, source string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.limit = limit{on: pulls >= 0, pulls: pulls, window: window, source: source}
+}
+
+// RetryAfter makes refusals by the limit say when the window ends.
+func (o *Origin) RetryAfter() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.limit.retry = true
 }
 
 // take counts a request for a manifest where it is a pull, and refuses it where the limit is reached.
@@ -93,6 +102,10 @@ func (l *limit) take(pull bool) (headers map[string]string, refusal *answer) {
 	refusal = refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", "the pull limit of this address is reached")
 	for k, v := range headers {
 		refusal.header.Set(k, v)
+	}
+	if l.retry {
+		left := time.Until(l.since.Add(l.window))
+		refusal.header.Set("Retry-After", strconv.Itoa(int(math.Ceil(left.Seconds()))))
 	}
 	return nil, refusal
 }

@@ -29,6 +29,7 @@ type Origin struct {
 	manners  Manners
 	guard    guard
 	limit    limit
+	ban      ban
 	cdn      string        // where blobs are redirected to; empty: nowhere
 	cdnLife  time.Duration // how long such an address is good for
 	connRate int64         // bytes per second; 0: no limit

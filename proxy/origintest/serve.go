@@ -102,6 +102,9 @@ func parse(path string) (k Kind, repo, ref string) {
 func (o *Origin) answer(req *Request, r *http.Request) *answer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if refusal := o.ban.take(req.Time); refusal != nil {
+		return refusal
+	}
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		return refuse(http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is for pulling")
 	}

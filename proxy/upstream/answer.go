@@ -16,11 +16,8 @@ import (
 // judge says whether r is the content that q asked for, or why it is not. 401 and 403 of the endpoint itself were
 // dealt with before.
 func (h *hub) judge(q query, r *reply) error {
-	if !r.foreign {
-		h.ledger.note(r.Header)
-	}
 	if h.cameBack(r.Header) {
-		return refused(cache.ErrUnavailable, "%s asks us in turn: a loop", r.host)
+		return refused(cache.ErrLooped, "%s asks us in turn: a loop", r.host)
 	}
 	switch {
 	case r.StatusCode == http.StatusOK:
@@ -64,7 +61,6 @@ func (h *hub) cameBack(header http.Header) bool {
 func (h *hub) refusal(r *reply) error {
 	code, text := r.phrase()
 	if s := r.StatusCode; s == http.StatusTooManyRequests || code == "TOOMANYREQUESTS" && s >= 400 && s < 500 {
-		h.count.limited.Add(1)
 		return h.limit(r, text)
 	}
 	told := r.host + " answered " + strconv.Itoa(r.StatusCode)
@@ -78,6 +74,7 @@ func (h *hub) refusal(r *reply) error {
 	case (s == http.StatusUnauthorized || s == http.StatusForbidden) && !r.foreign:
 		f.kind = cache.ErrDenied
 	case s == http.StatusLoopDetected:
+		f.kind = cache.ErrLooped
 		f.text += ": the request went round in a loop"
 	case s >= 500:
 		f.blame = true
@@ -86,16 +83,6 @@ func (h *hub) refusal(r *reply) error {
 		f.text += ", which was not asked for"
 	}
 	return f
-}
-
-// limit is the error that a 429 stands for.
-func (h *hub) limit(r *reply, text string) error {
-	return &cache.LimitedError{
-		Registry: h.name,
-		Whose:    r.clean(r.Header.Get("Docker-Ratelimit-Source")),
-		Until:    retryAfter(r.Header, time.Now()),
-		Detail:   text,
-	}
 }
 
 // longestWait bounds what an upstream may say of when to ask again: what is longer is a mistake, and would outlast it.

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -17,22 +18,25 @@ type pass struct {
 
 // ask makes q at e and returns the answer if it is content.
 func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
-	r, err := h.send(ctx, e, q)
-	if err != nil {
-		return nil, err
+	for left := len(h.keys.credentials); ; left-- { // each is refused once
+		r, err := h.send(ctx, e, q)
+		if err == nil {
+			if err = h.judge(q, r); err == nil {
+				e.health.hear(time.Now())
+				return r, nil
+			}
+			r.drop()
+		}
+		if left <= 0 || !h.another(q, err) {
+			return nil, err
+		}
 	}
-	if err := h.judge(q, r); err != nil {
-		r.drop()
-		return nil, err
-	}
-	e.health.hear(time.Now())
-	return r, nil
 }
 
 // send makes q at e with the pass that e wants. A pass that is refused is replaced by a new one, once. It is the only
 // way to an endpoint, so that whatever is asked, secrets go the same way.
 func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
-	who, err := h.keys.pick(ctx, e)
+	who, err := h.keys.pick(ctx, e, func(l login) error { return h.grant(ctx, e, q, l) })
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +51,7 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 		if err != nil || r.foreign { // whoever answers elsewhere: his challenge is not for us
 			return r, err
 		}
+		e.note(who, q, r)
 		switch r.StatusCode {
 		case http.StatusUnauthorized:
 			if p, err = h.answer(ctx, e, who, q.repo, p, r); err != nil {
@@ -95,6 +100,8 @@ func (h *hub) passFor(ctx context.Context, e *endpoint, who login, c challenge, 
 func (h *hub) turnedDown(ctx context.Context, e *endpoint, who login, p pass, r *reply) error {
 	err := h.refusal(r)
 	switch {
+	case errors.Is(err, cache.ErrLimited):
+		return err
 	case who.anonymous() && h.keys.docker != nil:
 		return explain(err, "it does not exist there, or needs a login: the docker_config under upstreams.%s has none for %s", h.name, e.origin)
 	case who.anonymous():
@@ -119,6 +126,9 @@ func (h *hub) welcome(ctx context.Context, e *endpoint, p pass) (bool, error) {
 	r, err := h.follow(ctx, e, query{method: http.MethodGet}, p.header)
 	if err != nil {
 		return false, err
+	}
+	if r.StatusCode == http.StatusTooManyRequests {
+		return false, h.refusal(r)
 	}
 	r.drop()
 	return r.StatusCode != http.StatusUnauthorized && r.StatusCode != http.StatusForbidden, nil

@@ -37,6 +37,7 @@ func newHub(c Config, s *shared, written bool) (*hub, error) {
 	if c.Name == "" {
 		f.add("", errors.New("an upstream needs a name"))
 	}
+	h.addLimits(c, f)
 	h.addEndpoints(c, written, f)
 	h.addRealms(c, f)
 	for _, host := range c.RedirectHosts {
@@ -66,6 +67,25 @@ func fetches(c Config, f *faults) int {
 	return c.Fetches
 }
 
+// defaultReserve is a percentage: as much of a pull limit as a busy afternoon needs for what nobody has pulled before.
+const defaultReserve = 10
+
+func (h *hub) addLimits(c Config, f *faults) {
+	h.keys.together = c.CredentialsTogether
+	switch h.reserve = max(0, c.Reserve); {
+	case c.Reserve == 0:
+		h.reserve = defaultReserve
+	case c.Reserve > 100:
+		f.add("reserve", errors.New("want a share of the pull limit, 0% to 100%"))
+	}
+	if p := c.Requests; p != (Pace{}) && (p.Requests < 1 || p.Requests > maxPace || p.Window <= 0) {
+		f.add("requests", fmt.Errorf("want 1 to %d requests in a time, as 100/m", maxPace))
+	}
+}
+
+// maxPace bounds what is remembered of requests sent: more of them are no limit to anybody.
+const maxPace = 100_000
+
 func (h *hub) addEndpoints(c Config, written bool, f *faults) {
 	urls := c.Endpoints
 	if len(urls) == 0 && c.Name != "" {
@@ -80,6 +100,7 @@ func (h *hub) addEndpoints(c Config, written bool, f *faults) {
 			f.add(fmt.Sprintf("endpoints[%d]", i), err) // without the URL, which may hold a password
 			continue
 		}
+		e.pacer.set = c.Requests
 		h.endpoints = append(h.endpoints, e)
 		if written {
 			h.guard.written.addServer(e.origin)

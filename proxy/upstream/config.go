@@ -40,6 +40,15 @@ type Config struct {
 
 	Fetches int   // blob downloads at a time; 0: 64
 	Limit   int64 // bytes of bodies per second, of all downloads together; 0: as fast as they come
+
+	// Reserve is the percentage of a pull limit that is kept for what is not held; 0: 10, negative: none.
+	Reserve int
+	// Requests bounds what each endpoint is sent, with requests of any kind to its token server; zero: what was learned
+	// from its refusals does, if anything.
+	Requests Pace
+	// CredentialsTogether says that all Credentials may be used for one pull after the other: where one has none left,
+	// the next is. Where it is false, a login without pulls left is not replaced.
+	CredentialsTogether bool
 }
 
 // Credential is a login at an upstream's endpoints.
@@ -69,6 +78,9 @@ type Options struct {
 	// addresses that the guard has let pass.
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 	Resolver *net.Resolver // nil: the system's
+
+	// Ledger is what Hubs.Ledger of the last process said of limits. What cannot be read is ignored, with a warning.
+	Ledger []byte
 
 	Log *zap.Logger // nil: silence
 }

@@ -12,6 +12,8 @@ type endpoint struct {
 	base   *url.URL // without "/v2" and what follows it
 	prefix string   // put before repositories: "hub/" where the configured path was /v2/hub
 	origin origin
+	books  books // of its pull limit
+	pacer  pacer // below its other limit
 
 	health circuit
 

@@ -31,7 +31,7 @@ type hub struct {
 	own     atomic.Bool // this upstream's own word on being offline
 	offline offline
 	count   counters
-	ledger  ledger
+	reserve int // percent of a pull limit
 }
 
 // shared is what all hubs have in common.
@@ -89,7 +89,9 @@ func (h *hub) attempt(ctx context.Context, e *endpoint, ask func(*endpoint) (cac
 // settle notes how a request at e that began at a time ended: a refusal is an answer, and nothing else that is no content speaks for e.
 func (h *hub) settle(e *endpoint, began time.Time, err error) {
 	log := h.shared.Log
+	var known *unasked
 	switch {
+	case errors.As(err, &known):
 	case toBlame(err):
 		h.count.failures.Add(1)
 		first, opens := e.health.blame(began, time.Now(), err.Error(), isSilent(err))

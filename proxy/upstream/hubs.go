@@ -53,6 +53,7 @@ func New(configs []Config, o Options) (*Hubs, error) {
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
+	h.restore(o.Ledger)
 	return h, nil
 }
 

@@ -54,6 +54,7 @@ type keys struct {
 	registry    string
 	credentials []Credential
 	docker      *dockerConfig // nil: none
+	together    bool          // where one has no pulls left, the next is used
 	log         *zap.Logger
 
 	mu    sync.Mutex // guards marks
@@ -73,10 +74,11 @@ const (
 	maxMarks  = 64 // logins change with their files, seldom
 )
 
-// pick is the login for e: the first that fits and is not parked. An error means that there is one, and that it cannot
-// be used.
-func (k *keys) pick(ctx context.Context, e *endpoint) (login, error) {
-	var why error
+// pick is the login for e: the first that fits and is not parked. grant says whether it may be used for what is to be
+// asked; where not, the next is used only if they are used together. An error means that there is a login, and that it
+// cannot be used.
+func (k *keys) pick(ctx context.Context, e *endpoint, grant func(login) error) (login, error) {
+	var why, limited error
 	try := func(l login, err error) bool {
 		if err == nil {
 			err = k.parked(l)
@@ -84,6 +86,11 @@ func (k *keys) pick(ctx context.Context, e *endpoint) (login, error) {
 		if err != nil && why == nil {
 			why = err
 		}
+		if err != nil {
+			return false
+		}
+		err = grant(l)
+		limited = sooner(limited, err)
 		return err == nil
 	}
 	for _, c := range k.credentials {
@@ -93,6 +100,9 @@ func (k *keys) pick(ctx context.Context, e *endpoint) (login, error) {
 		if l, err := c.login(); try(l, err) {
 			return l, nil
 		}
+		if limited != nil && !k.together {
+			return login{}, limited
+		}
 	}
 	if k.docker != nil {
 		l, err := k.docker.login(ctx, e.origin)
@@ -100,10 +110,13 @@ func (k *keys) pick(ctx context.Context, e *endpoint) (login, error) {
 			return l, nil
 		}
 	}
-	if why != nil {
+	switch {
+	case limited != nil:
+		return login{}, limited
+	case why != nil:
 		return login{}, refused(cache.ErrUnavailable, "no login for %s can be used: %v", e.origin, why)
 	}
-	return login{}, nil
+	return login{}, grant(login{})
 }
 
 func (k *keys) parked(l login) error {

@@ -22,14 +22,14 @@ func TestLimited(t *testing.T) {
 		}{
 			"seconds":        {func(r *origintest.Rule) { r.Header("Retry-After", "120") }, cache.LimitedError{Until: now.Add(2 * time.Minute)}},
 			"a date":         {func(r *origintest.Rule) { r.Header("Retry-After", now.Add(time.Hour).UTC().Format(http.TimeFormat)) }, cache.LimitedError{Until: now.Add(time.Hour)}},
-			"a date gone by": {func(r *origintest.Rule) { r.Header("Retry-After", "Fri, 01 Jan 1999 15:04:05 GMT") }, cache.LimitedError{}},
+			"a date gone by": {func(r *origintest.Rule) { r.Header("Retry-After", "Fri, 01 Jan 1999 15:04:05 GMT") }, cache.LimitedError{Until: now.Add(time.Minute)}},
 			"for ever":       {func(r *origintest.Rule) { r.Header("Retry-After", "99999999") }, cache.LimitedError{Until: now.Add(24 * time.Hour)}},
-			"a Unix time":    {func(r *origintest.Rule) { r.Header("RateLimit-Reset", "1790000000") }, cache.LimitedError{}},
-			"beyond numbers": {func(r *origintest.Rule) { r.Header("Retry-After", "99999999999999999999999") }, cache.LimitedError{}},
-			"nonsense":       {func(r *origintest.Rule) { r.Header("Retry-After", "-5") }, cache.LimitedError{}},
-			"nothing":        {func(r *origintest.Rule) {}, cache.LimitedError{}},
+			"a Unix time":    {func(r *origintest.Rule) { r.Header("RateLimit-Reset", "1790000000") }, cache.LimitedError{Until: now.Add(time.Minute)}},
+			"beyond numbers": {func(r *origintest.Rule) { r.Header("Retry-After", "99999999999999999999999") }, cache.LimitedError{Until: now.Add(time.Minute)}},
+			"nonsense":       {func(r *origintest.Rule) { r.Header("Retry-After", "-5") }, cache.LimitedError{Until: now.Add(time.Minute)}},
+			"nothing":        {func(r *origintest.Rule) {}, cache.LimitedError{Until: now.Add(time.Minute)}},
 			"ratelimit":      {func(r *origintest.Rule) { r.Header("RateLimit-Reset", "60") }, cache.LimitedError{Until: now.Add(time.Minute)}},
-			"whose":          {func(r *origintest.Rule) { r.Header("Docker-RateLimit-Source", "192.0.2.7") }, cache.LimitedError{Whose: "192.0.2.7"}},
+			"whose":          {func(r *origintest.Rule) { r.Header("Docker-RateLimit-Source", "192.0.2.7") }, cache.LimitedError{Of: "pulls", Whose: "192.0.2.7", Until: now.Add(time.Minute)}},
 		} {
 			o := origintest.New()
 			o.PutImage(repo, "latest", origintest.Spec{})
@@ -42,10 +42,14 @@ func TestLimited(t *testing.T) {
 			if !errors.As(err, &got) || !errors.Is(err, cache.ErrLimited) {
 				t.Fatalf("%s: %v", name, err)
 			}
-			if got.Registry != "reg.test" || got.Whose != c.want.Whose || !got.Until.Equal(c.want.Until) {
+			if c.want.Of == "" {
+				c.want.Of = "requests"
+			}
+			jitter := got.Until.Sub(c.want.Until)
+			if got.Registry != "reg.test" || got.Of != c.want.Of || got.Whose != c.want.Whose || jitter < 0 || jitter > 6*time.Second {
 				t.Errorf("%s: %+v", name, got)
 			}
-			if s := h.Stats()[0]; s.Limited != 1 || s.Failures != 0 || !s.Endpoints[0].Up {
+			if s := h.Stats()[0]; s.LimitedPulls+s.LimitedRequests != 1 || s.Failures != 0 || !s.Endpoints[0].Up {
 				t.Errorf("%s: %+v", name, s)
 			}
 		}
@@ -58,13 +62,13 @@ func TestDockerHubsLimit(t *testing.T) {
 	o.PutImage(repo, "latest", origintest.Spec{})
 	o.RateLimit(2, 6*time.Hour, "192.0.2.7")
 	h := hubs(t, upstream.Options{}, at(origintest.Serve(t, o)))
-	if s := h.Stats()[0]; s.Limit != -1 || s.Remaining != -1 {
+	if s := h.Stats()[0].Endpoints[0]; len(s.Accounts) != 0 {
 		t.Errorf("before it said anything: %+v", s)
 	}
 	for range 2 {
 		mustSlurp(t, h, tagRef("latest"))
 	}
-	if s := h.Stats()[0]; s.Limit != 2 || s.Remaining != 0 {
+	if s := h.Stats()[0].Endpoints[0]; len(s.Accounts) != 1 || s.Accounts[0].Limit != 2 || s.Accounts[0].Remaining != 0 {
 		t.Errorf("%+v", s)
 	}
 	for range 5 {

@@ -249,7 +249,8 @@ func TestReferrers(t *testing.T) {
 func TestNoReferrers(t *testing.T) {
 	o := origintest.New()
 	img := o.PutImage(repo, "latest", origintest.Spec{})
-	h := hubs(t, upstream.Options{}, at(origintest.Serve(t, o)))
+	server := origintest.Serve(t, o)
+	h := hubs(t, upstream.Options{}, at(server))
 	for _, m := range []origintest.Manners{{}, {NoReferrers: true}} {
 		o.Behave(m)
 		for _, d := range []cache.Digest{img.Top.Digest, cache.Sum([]byte("unknown"))} {
@@ -281,6 +282,7 @@ func TestNoReferrers(t *testing.T) {
 		cache.ErrDenied:      func(r *origintest.Rule) { r.Status(403) },
 		cache.ErrLimited:     func(r *origintest.Rule) { r.Status(429) },
 	} {
+		h := hubs(t, upstream.Options{}, at(server)) // a limit is remembered
 		r := o.When(origintest.Referrers)
 		spoil(r)
 		_, err := h.Open(t.Context(), referrersRef(img.Top.Digest), cache.Whole)

@@ -91,6 +91,10 @@ type reply struct {
 	foreign bool     // not the endpoint itself, but where it redirected to
 	secrets []Secret // that it may repeat
 	lines   lines    // that its body comes by
+
+	at      *endpoint // that was asked, or whose token server was
+	who     login     // as whom; set where the answer is the endpoint's own
+	counted bool      // what was asked counts as a pull
 }
 
 // newReply is the reply that is to come from a server.
@@ -136,9 +140,15 @@ func (h *hub) trip(ctx context.Context, e *endpoint, q query, u *url.URL, pass S
 		return nil, err
 	}
 	own := originOf(u) == e.origin
+	if own {
+		if err := h.turn(ctx, e); err != nil {
+			return nil, err
+		}
+	}
 	_, http2 := e.learnt()
 	r := newReply(ctx, originOf(u), !own, secrets)
 	r.lines = h.lines
+	r.at, r.counted = e, q.counted()
 	h.count.requests.Add(1)
 	err := r.come(h.roads.pick(own, q.blob && !(own && http2)), h.request(r.ctx, q, u, pass))
 	if q.blob && wantsHTTP2(err) {

@@ -152,7 +152,11 @@ func (h *hub) tokenTrip(ctx context.Context, e *endpoint, realm *url.URL, key to
 	if err := h.offline.err(); err != nil {
 		return nil, err
 	}
+	if err := h.turn(ctx, e); err != nil {
+		return nil, err
+	}
 	r := newReply(ctx, originOf(realm), false, key.who.secrets())
+	r.at = e
 	h.count.requests.Add(1)
 	own := originOf(realm) == e.origin
 	if err := r.come(h.roads.pick(own, false), h.tokenRequest(r.ctx, e, realm, key)); err != nil {
@@ -190,6 +194,8 @@ func (h *hub) tokenRefusal(who login, r *reply) error {
 	status := r.StatusCode
 	err := h.refusal(r)
 	switch {
+	case errors.Is(err, cache.ErrLimited):
+		return err
 	case isRedirect(status):
 		return refused(cache.ErrUnavailable, "%s redirects, which a token server must not", r.host)
 	case status == http.StatusUnauthorized && !who.anonymous():

@@ -65,6 +65,9 @@ type Upstream struct {
 	Offline            bool         `yaml:"offline" doc:"ask this upstream for nothing: serve what is held of it, answer 404 to the rest"`
 	Fetches            int          `yaml:"fetches" doc:"downloads from this upstream at a time"`
 	Limit              Rate         `yaml:"limit" doc:"how much may come from this upstream, of all downloads together, or off"`
+	Reserve            Share        `yaml:"reserve" doc:"share of the pull limit that is kept for what is not held; below it, what is held is not pulled anew"`
+	Requests           Pace         `yaml:"requests" doc:"how many requests of any kind each endpoint is sent at most: 100/m, 5000/h, or off; off still keeps to what refusals taught"`
+	Together           bool         `yaml:"credentials_together" doc:"use these accounts together: where one has no pulls left, the next"`
 }
 
 // Credential is one login.
@@ -147,6 +150,9 @@ const defaultConnections = 512
 // defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
 const defaultFetches = 64
 
+// defaultReserve is the percentage of upstream.Config.Reserve that stands there for 0: as much of a pull limit as a busy afternoon needs for what nobody has pulled before.
+const defaultReserve = 10
+
 // defaultData is empty where the user has no home: then it must be said.
 func defaultData() string {
 	dir, err := os.UserCacheDir()
@@ -171,6 +177,9 @@ func (c *Config) complete() {
 		}
 		if u.Fetches == 0 {
 			u.Fetches = defaultFetches
+		}
+		if u.Reserve == 0 {
+			u.Reserve = defaultReserve
 		}
 	}
 	c.Upstreams = all
@@ -197,6 +206,7 @@ func (c Config) Hubs() []upstream.Config {
 			Name: name, DockerConfig: u.DockerConfig, Realms: u.Realm, RedirectHosts: u.RedirectHosts,
 			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
 			Offline: u.Offline, Fetches: u.Fetches, Limit: int64(u.Limit),
+			Reserve: int(u.Reserve), Requests: upstream.Pace(u.Requests), CredentialsTogether: u.Together,
 		}
 		for _, e := range u.Endpoints {
 			hub.Endpoints = append(hub.Endpoints, e.String())

@@ -1,0 +1,168 @@
+package upstream
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// saved is what is known of limits, as it is kept from one process to the next: one that starts must not ask again what
+// the last one was refused.
+type saved struct {
+	Schema    int             `json:"schema"`
+	Endpoints []savedEndpoint `json:"endpoints"`
+}
+
+// savedSchema is raised when a reader of the last one would take the next for something else.
+const savedSchema = 1
+
+type savedEndpoint struct {
+	Registry string         `json:"registry"`
+	URL      string         `json:"url"`
+	Accounts []savedAccount `json:"accounts,omitempty"`
+	Quiet    time.Time      `json:"quiet,omitzero"`
+	Learnt   int            `json:"learnt,omitempty"` // requests a minute
+	Refused  time.Time      `json:"refused,omitzero"`
+	Sent     []savedSent    `json:"sent,omitempty"`
+}
+
+type savedAccount struct {
+	Account   string    `json:"account"`
+	Limit     int64     `json:"limit"`
+	Remaining int64     `json:"remaining"`
+	Window    int64     `json:"window"` // seconds
+	Source    string    `json:"source,omitempty"`
+	Said      time.Time `json:"said,omitzero"`
+	Blocked   time.Time `json:"blocked,omitzero"`
+	Refusals  int       `json:"refusals,omitempty"`
+}
+
+// savedSent are requests that a configured pace counts, the last of them at a time.
+type savedSent struct {
+	At time.Time `json:"at"`
+	N  int       `json:"n"`
+}
+
+// Ledger is what is known of the configured upstreams' limits, for Options.Ledger of the next process.
+func (h *Hubs) Ledger() []byte {
+	all := saved{Schema: savedSchema, Endpoints: []savedEndpoint{}}
+	for _, name := range slices.Sorted(maps.Keys(h.configured)) {
+		for _, e := range h.configured[name].endpoints {
+			if s := e.save(name); s.says() {
+				all.Endpoints = append(all.Endpoints, s)
+			}
+		}
+	}
+	b, err := json.Marshal(all)
+	if err != nil { // a year beyond 9999, which no clock here says
+		return nil
+	}
+	return b
+}
+
+func (s savedEndpoint) says() bool {
+	return len(s.Accounts) > 0 || len(s.Sent) > 0 || s.Learnt > 0
+}
+
+// restore takes what the last process knew. What is no such thing is no reason not to start.
+func (h *Hubs) restore(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	var all saved
+	err := json.Unmarshal(b, &all)
+	if err == nil && all.Schema != savedSchema {
+		err = fmt.Errorf("it has schema %d, and this version reads %d", all.Schema, savedSchema)
+	}
+	if err != nil {
+		h.shared.Log.Warn("what was known of upstreams' limits cannot be read; they are learned anew", zap.Error(err))
+		return
+	}
+	for _, s := range all.Endpoints {
+		one := h.configured[s.Registry]
+		if one == nil {
+			continue
+		}
+		for _, e := range one.endpoints {
+			if e.base.String() == s.URL {
+				e.restore(s)
+			}
+		}
+	}
+}
+
+func (e *endpoint) save(registry string) savedEndpoint {
+	s := savedEndpoint{Registry: registry, URL: e.base.String()}
+	e.books.mu.Lock()
+	for _, name := range slices.Sorted(maps.Keys(e.books.all)) {
+		l := e.books.all[name]
+		s.Accounts = append(s.Accounts, savedAccount{
+			Account: name, Limit: l.limit, Remaining: l.remaining, Window: int64(l.window / time.Second), Source: l.source,
+			Said: l.said.UTC(), Blocked: l.blocked.UTC(), Refusals: l.refusals,
+		})
+	}
+	e.books.mu.Unlock()
+	p := &e.pacer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.Quiet, s.Learnt, s.Refused = p.quiet.UTC(), p.learnt.Requests, p.refused.UTC()
+	if p.set != (Pace{}) || p.learnt != (Pace{}) {
+		s.Sent = p.sums(time.Now())
+	}
+	return s
+}
+
+func (e *endpoint) restore(s savedEndpoint) {
+	now := time.Now()
+	e.books.mu.Lock()
+	for _, a := range s.Accounts {
+		*e.books.of(clean(a.Account)) = ledger{
+			limit: min(max(0, a.Limit), 1e9), remaining: min(max(0, a.Remaining), 1e9), source: clean(a.Source),
+			window: min(max(0, time.Duration(min(a.Window, 1e9))*time.Second), longestWindow),
+			said:   notAfter(a.Said, now), blocked: notAfter(a.Blocked, now.Add(longestWait)), refusals: max(0, a.Refusals),
+		}
+	}
+	e.books.mu.Unlock()
+	p := &e.pacer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.quiet, p.refused = notAfter(s.Quiet, now.Add(longestWait)), notAfter(s.Refused, now)
+	if s.Learnt > 0 {
+		p.learnt = Pace{min(s.Learnt, maxPace), time.Minute}
+	}
+	for _, sum := range s.Sent {
+		for range min(max(0, sum.N), maxPace-len(p.sent)) {
+			p.sent = append(p.sent, notAfter(sum.At, now))
+		}
+	}
+	slices.SortFunc(p.sent, time.Time.Compare)
+}
+
+// notAfter is t, unless the clock was set back since it was written.
+func notAfter(t, latest time.Time) time.Time {
+	if t.After(latest) {
+		return latest
+	}
+	return t
+}
+
+// sums are the requests sent of late, in some sixty sums rather than one by one; each counts as late as its last. mu is
+// held.
+func (p *pacer) sums(now time.Time) []savedSent {
+	p.forget(now)
+	grain := max(time.Minute, p.set.Window) / 60
+	var all []savedSent
+	var began time.Time // of the last sum
+	for _, t := range p.sent {
+		if len(all) == 0 || t.Sub(began) >= grain {
+			began, all = t, append(all, savedSent{})
+		}
+		last := &all[len(all)-1]
+		last.At, last.N = t.UTC(), last.N+1
+	}
+	return all
+}
