@@ -144,6 +144,29 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// TestKeptInPrivate: what credentials were told is believed for a day, also of a tag that is kept: many registries say
+// that something is gone where somebody may no longer see it.
+func TestKeptInPrivate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub()
+		ref := h.tag("docker.io", "acme/secret", "1", manifestOf(1))
+		c := open(t, h, Options{Private: func(string) bool { return true }, ScrubRate: -1,
+			Aging: func(Ref) Aging { return Aging{Fresh: 5 * time.Minute, Stale: Forever, Keep: true} }})
+		if _, _, err := readTag(t, c, ref); err != nil {
+			t.Fatal(err)
+		}
+		h.set(func(h *hub) { clear(h.tags) })
+		time.Sleep(time.Hour)
+		if found, err := c.Stat(t.Context(), ref); err != nil || found.Aged != Unconfirmed {
+			t.Errorf("an hour later: aged %d, %v", found.Aged, err)
+		}
+		time.Sleep(privateLink)
+		if found, err := c.Stat(t.Context(), ref); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a day later: %v, %v", found.Digest, err)
+		}
+	})
+}
+
 // TestAbsence: a hub is believed for half a minute that it has no such tag, for each caller by himself.
 func TestAbsence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -42,6 +42,17 @@ func (r resolved) as(a Aged) resolved {
 	return r
 }
 
+// after is r, as one finds it who knew known before, if anything.
+func (r resolved) after(known resolved, have bool) resolved {
+	switch {
+	case !have:
+		return r
+	case r.Digest == known.Digest:
+		return r.as(Unchanged)
+	}
+	return r.as(Changed)
+}
+
 // resolve says what a mutable name is: what is known while that is fresh, else what the source says, else, when the
 // source cannot be asked, what was known last. body says that the content is wanted too, so that for a name never
 // seen one GET brings both. Of a list, the content is always returned.
@@ -143,6 +154,9 @@ func (c *Cache) offend(who asked, err error) {
 
 // ask asks the source about a name. Where that fails, the answer is what is known, if it will do.
 func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
+	if r, ok := c.recall(who); ok && c.conditionOf(who.ref, r.asOf) == fresh {
+		return r.after(known, have), nil // another has asked since this one looked
+	}
 	if have {
 		c.stats.revalidated.Add(1)
 	}
@@ -157,7 +171,7 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 		c.sulks.Delete(who.any())
 		c.remember(who, r.name)
 		return r, nil
-	case errors.Is(err, ErrNotFound) && have && c.aging(who.ref).Keep:
+	case errors.Is(err, ErrNotFound) && have && c.aging(who.ref).Keep && c.trusts(who.ref.Registry, known.asOf):
 		c.log.Info("gone upstream, and kept", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf))
 		return known.as(Unconfirmed), nil
 	case errors.Is(err, ErrNotFound):
