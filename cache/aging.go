@@ -38,11 +38,12 @@ const (
 
 // conditionOf judges what was known at a time. A clock that was set back must not make a name fresh for longer than it
 // would have been.
-func (c *Cache) conditionOf(ref Ref, at time.Time) condition {
+func (c *Cache) conditionOf(who asked, at time.Time) condition {
+	ref := who.ref
 	rule, age := c.aging(ref), c.now().Sub(at)
 	over := age - rule.Fresh // how long it has not been fresh
 	switch {
-	case !c.trusts(ref.Registry, at):
+	case !c.trusts(ref.Registry, at) && !c.pins.named(who):
 		return unusable
 	case age >= 0 && over < 0:
 		return fresh

@@ -87,6 +87,7 @@ type Cache struct {
 	disk   *disk
 	memory *memory
 	facts  *table
+	pins   *pins
 	doubts doubts
 	stats  counters
 
@@ -143,7 +144,7 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 		return nil, errors.Join(err, d.close())
 	}
 	c := &Cache{
-		o: o, src: remembering(src, o.Absence), log: o.Log, disk: d, memory: m,
+		o: o, src: remembering(src, o.Absence), log: o.Log, disk: d, memory: m, pins: loadPins(d),
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}
@@ -338,6 +339,7 @@ func (c *Cache) Stats() Stats {
 	for i := range s.Opened {
 		s.Opened[i] = c.stats.opened[i].Load()
 	}
+	s.PinnedBytes = c.disk.books.fixedBytes()
 	s.DiskBytes, s.DiskBudget, s.DiskEntries, s.Evicted = c.disk.books.sums()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -349,7 +351,7 @@ func (c *Cache) Stats() Stats {
 }
 
 // Health is nil where all is well; else what is wrong with the disk, while content is still served.
-func (c *Cache) Health() error { return c.disk.health() }
+func (c *Cache) Health() error { return errors.Join(c.disk.health(), c.pins.health()) }
 
 // Stats are the cache's counters since start, and its gauges now.
 type Stats struct {
@@ -365,6 +367,7 @@ type Stats struct {
 	DiskBytes   int64     // on the books, what is being fetched included
 	DiskBudget  int64
 	DiskEntries int
-	Scanned     bool // the scan after the start is over: DiskBytes is exact
+	PinnedBytes int64 // of DiskBytes, what is never evicted
+	Scanned     bool  // the scan after the start is over: DiskBytes is exact
 	MemoryBytes int64
 }

@@ -36,6 +36,9 @@ func (c *Cache) trusts(registry string, at time.Time) bool {
 
 // linked reports whether ref's registry has said yes to who, recently enough.
 func (c *Cache) linked(who asked) bool {
+	if c.pins.has(who) {
+		return true
+	}
 	l, ok := decodeLink(c.facts.get(linkKey(who)))
 	return ok && c.trusts(who.ref.Registry, l.at)
 }
