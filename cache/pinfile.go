@@ -144,36 +144,39 @@ func parseKind(s string) (Kind, error) {
 	return 0, fmt.Errorf("%q is no kind of content", s)
 }
 
-// path is where the file of a pin is.
+// path is where the file of a pin is: that of a newer version beside that of the one that it replaces, until it is
+// safe.
 func (s *pins) path(p Pin) string {
-	sum := sha256.Sum256([]byte(p.Owner + "\x00" + p.Ref.String()))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", p.Owner, p.Ref, p.At.UnixNano()))
 	return filepath.Join(s.dir(), hex.EncodeToString(sum[:16])+pinSuffix)
 }
 
 func (s *pins) dir() string { return s.disk.in("pins") }
 
-// write puts p on disk, durably, in the place of what was there.
-func (s *pins) write(p Pin) error {
+// write puts p on disk, durably. left: it failed, and the file may be there all the same.
+func (s *pins) write(p Pin) (left bool, err error) {
 	b, err := p.encode()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if len(b) > largestPin {
-		return fmt.Errorf("it has too many parts: %d", len(p.Parts))
+		return false, fmt.Errorf("it has too many parts: %d", len(p.Parts))
 	}
 	tmp, err := s.disk.spill(b)
 	if err != nil {
-		return err
+		return false, err
 	}
-	to := s.path(p)
 	if err = s.disk.syncFile(tmp); err == nil {
-		err = s.disk.place(tmp, to)
+		err = s.disk.place(tmp, s.path(p))
 	}
-	if err == nil {
-		return s.disk.sync() // the name is as dear as the bytes
+	if err != nil {
+		s.disk.books.scrap(gone{path: tmp})
+		return false, err
 	}
-	s.disk.books.scrap(gone{path: tmp})
-	return err
+	if err = s.disk.sync(); err != nil { // the name is as dear as the bytes
+		left = s.erase(p) != nil
+	}
+	return left, err
 }
 
 // erase removes the file of p, for good.
@@ -200,8 +203,7 @@ func loadPins(d *disk) *pins {
 		p, err := s.read(path)
 		switch {
 		case err == nil && s.path(p) == path:
-			s.swap(p)
-			d.books.pin(p.digests())
+			s.enter(p)
 		case err == nil:
 			s.setAside(path, errors.New("it is named for another"))
 		case isDiskError(err) && !errors.Is(err, fs.ErrNotExist):
@@ -210,7 +212,24 @@ func loadPins(d *disk) *pins {
 			s.setAside(path, err)
 		}
 	}
+	for _, p := range s.all {
+		d.books.pin(p.digests())
+	}
 	return s
+}
+
+// enter takes p in, unless a newer version of it is there.
+func (s *pins) enter(p Pin) {
+	old, was := s.find(p.Owner, p.Ref)
+	if was && old.At.After(p.At) {
+		old, p = p, old
+	}
+	if was {
+		if err := s.disk.fs.Remove(s.path(old)); err != nil { // it will be in our way at the next start too
+			s.log.Warn("an old pin could not be removed", zap.Error(err))
+		}
+	}
+	s.swap(p)
 }
 
 // list is what is in the directory, which is made anew where it is missing or something else.

@@ -93,18 +93,24 @@ func (c *Cache) Pin(ctx context.Context, p Pin) error {
 	defer c.pins.turn.Unlock()
 	digests := p.digests()
 	c.disk.books.pin(digests) // first: what is looked at must not go meanwhile
-	err := c.secure(ctx, p)
+	left, err := false, c.secure(ctx, p)
 	if err == nil {
-		err = c.pins.write(p)
+		left, err = c.pins.write(p)
 	}
 	if err != nil {
-		c.disk.books.unpin(digests)
+		if !left { // else the next start finds it pinned
+			c.disk.books.unpin(digests)
+		}
 		return fmt.Errorf("%s is not pinned: %w", p.Ref, err)
 	}
-	if old, ok := c.pins.swap(p); ok {
+	old, was := c.pins.swap(p)
+	if was && !old.At.Equal(p.At) {
+		err = c.pins.erase(old)
+	}
+	if was && err == nil {
 		c.disk.books.unpin(old.digests())
 	}
-	return nil
+	return nil // what is left of the old one costs room, until the next start
 }
 
 // secure makes p's content durable: all of it is there, is what its digest names, and has reached the disk.

@@ -18,9 +18,17 @@ import (
 // pinOf is a pin of an image by a tag, of everything in it.
 func pinOf(t *testing.T, c *Cache, w *things, tag Ref) Pin {
 	t.Helper()
-	found, err := c.Stat(t.Context(), tag)
+	p, err := w.pin(t.Context(), c, tag)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return p
+}
+
+func (w *things) pin(ctx context.Context, c *Cache, tag Ref) (Pin, error) {
+	found, err := c.Stat(ctx, tag)
+	if err != nil {
+		return Pin{}, err
 	}
 	p := Pin{Ref: tag, Owner: "test", At: time.Now(), Parts: []Part{{Ref: tag, Desc: found.Desc, AsOf: found.AsOf}}}
 	p.Parts = append(p.Parts, Part{Ref: tag.At(found.Digest), Desc: found.Desc})
@@ -29,7 +37,7 @@ func pinOf(t *testing.T, c *Cache, w *things, tag Ref) Pin {
 			p.Parts = append(p.Parts, Part{Ref: ref, Desc: Desc{Digest: ref.Digest, Size: int64(len(w.data[ref]))}})
 		}
 	}
-	return p
+	return p, nil
 }
 
 // TestPinnedStays fills a small disk with other things, loses all that may be lost, takes the source away for days and
