@@ -329,6 +329,15 @@ func (c *Cache) lift(b *Blob) error {
 	return nil
 }
 
+// Holds reports whether content has landed; whoever may have it.
+func (c *Cache) Holds(d Digest) bool { return c.disk.holds(d) }
+
+// Knows reports whether anything is known of a name, as old as it may be, without asking.
+func (c *Cache) Knows(ref Ref) bool {
+	_, known := c.recall(asked{ref: ref})
+	return known
+}
+
 // Stats reads the counters.
 func (c *Cache) Stats() Stats {
 	s := Stats{

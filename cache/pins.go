@@ -18,7 +18,7 @@ import (
 type Pin struct {
 	Ref   Ref       // the name that it is pinned by: a manifest's, a tag or a digest
 	Owner string    // who wants it; another who wants it too has a pin of its own
-	At    time.Time // when it was pinned
+	At    time.Time // when it was pinned; zero: now
 	Parts []Part    // all that is kept for it, the manifest itself included; of one repository
 }
 
@@ -88,6 +88,9 @@ type pins struct {
 func (c *Cache) Pin(ctx context.Context, p Pin) error {
 	if err := p.check(); err != nil {
 		return err
+	}
+	if p.At.IsZero() {
+		p.At = c.now()
 	}
 	c.pins.turn.Lock()
 	defer c.pins.turn.Unlock()

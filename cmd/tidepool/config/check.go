@@ -32,6 +32,7 @@ func (l *layers) check() {
 		l.checkHost(host, l.Hosts[host])
 	}
 	l.checkTags()
+	l.checkWarm()
 }
 
 // known reports whether an upstream is configured, for all that could be read.

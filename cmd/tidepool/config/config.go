@@ -36,6 +36,7 @@ type Config struct {
 	Uplink          Uplink               `yaml:"uplink"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
+	Warm            []WarmRule           `yaml:"warm" doc:"images that are fetched before anybody asks for them"`
 	Missing         Duration             `yaml:"missing" doc:"how long an upstream is believed that it does not have a tag or a manifest"`
 	Hold            Duration             `yaml:"hold" doc:"how long a request for what is not held waits for the end of an upstream's limit, where that is so near; 0s: it is refused at once"`
 	Ranges          Ranges               `yaml:"ranges" doc:"whether a range of what is still arriving goes out as it came, or waits until the digest is proven"`
@@ -95,8 +96,7 @@ type Window struct {
 func (u Uplink) At(now time.Time) int64 {
 	clock := Clock(now.Hour()*60 + now.Minute())
 	for _, w := range u.Windows {
-		if inside := w.From <= clock && clock < w.To; w.From < w.To && inside ||
-			w.From >= w.To && (clock >= w.From || clock < w.To) {
+		if inTime(clock, w.From, w.To) {
 			return int64(w.Limit)
 		}
 	}
