@@ -34,6 +34,7 @@ type Handler struct {
 	Offline Offline        // switches offline mode
 	Metrics http.Handler
 	Saved   func() any // what was saved, as JSON
+	Status  func() any // how everything stands, as JSON
 	Build   Build
 }
 
@@ -44,6 +45,7 @@ func (h Handler) Routes() http.Handler {
 	mux.HandleFunc("GET /readyz", h.ready)
 	mux.HandleFunc("GET /healthz", h.healthy)
 	mux.HandleFunc("GET /api/v1/status/buildinfo", h.build)
+	mux.HandleFunc("GET /api/v1/status", h.status)
 	mux.HandleFunc("GET /api/v1/saved", h.saved)
 	mux.HandleFunc("GET /api/v1/offline", h.showOffline)
 	mux.HandleFunc("PUT /api/v1/offline", h.setOffline)
@@ -99,6 +101,10 @@ func (h Handler) build(w http.ResponseWriter, _ *http.Request) {
 		Schema int `json:"schema"`
 		Build
 	}{1, h.Build})
+}
+
+func (h Handler) status(w http.ResponseWriter, _ *http.Request) {
+	sayJSON(w, http.StatusOK, h.Status())
 }
 
 func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
