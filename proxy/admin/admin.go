@@ -41,17 +41,27 @@ type Handler struct {
 // Routes is h as a handler of all its paths.
 func (h Handler) Routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", h.live)
-	mux.HandleFunc("GET /readyz", h.ready)
-	mux.HandleFunc("GET /healthz", h.healthy)
-	mux.HandleFunc("GET /api/v1/status/buildinfo", h.build)
-	mux.HandleFunc("GET /api/v1/status", h.status)
-	mux.HandleFunc("GET /api/v1/saved", h.saved)
-	mux.HandleFunc("GET /api/v1/offline", h.showOffline)
-	mux.HandleFunc("PUT /api/v1/offline", h.setOffline)
-	mux.HandleFunc("PUT /api/v1/offline/{upstream}", h.setOffline)
-	mux.Handle("GET /metrics", h.Metrics)
+	for pattern, serve := range h.paths() {
+		mux.HandleFunc(pattern, serve)
+	}
 	return mux
+}
+
+// paths are all there are, as http.ServeMux spells them. A test holds them against openapi.yaml.
+func (h Handler) paths() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /livez":                     h.live,
+		"GET /readyz":                    h.ready,
+		"GET /healthz":                   h.healthy,
+		"GET /metrics":                   h.Metrics.ServeHTTP,
+		"GET /api/openapi.yaml":          describe,
+		"GET /api/v1/status/buildinfo":   h.build,
+		"GET /api/v1/status":             h.status,
+		"GET /api/v1/saved":              h.saved,
+		"GET /api/v1/offline":            h.showOffline,
+		"PUT /api/v1/offline":            h.setOffline,
+		"PUT /api/v1/offline/{upstream}": h.setOffline,
+	}
 }
 
 // live says that the process answers: nothing is better after a restart than before it.
@@ -120,7 +130,11 @@ func sayJSON(w http.ResponseWriter, status int, doc any) {
 }
 
 func say(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	sayAs(w, status, "text/plain; charset=utf-8", text)
+}
+
+func sayAs(w http.ResponseWriter, status int, form, text string) {
+	w.Header().Set("Content-Type", form)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
