@@ -3,13 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 )
 
 // bars show how far things are: as bars on a terminal, elsewhere as one line for each that is finished.
@@ -20,7 +18,7 @@ type bars struct {
 
 func newBars(out io.Writer) *bars {
 	b := &bars{out: out}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+	if onTerminal(out) {
 		b.all = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))
 	}
 	return b

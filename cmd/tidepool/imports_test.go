@@ -49,6 +49,7 @@ var never = []struct{ where, pkg, why string }{
 	{"cmd/tidepool", "testing", "tests are no part of the product"},
 	{"cmd/tidepool", "github.com/rogpeppe/go-internal/testscript", "tests are no part of the product"},
 	{"cmd/tidepool", "go.uber.org/goleak", "tests are no part of the product"},
+	{"cmd/tidepool", "github.com/getkin/kin-openapi/openapi3", "tests are no part of the product"},
 	{"cmd/tidepool", "C", "the binary is static"},
 	{"cmd/tidepool", "net/http/pprof", "it would put profiles on every server of the process"},
 	{"cmd/tidepool", "gopkg.in/yaml.v3", "it is not maintained"},

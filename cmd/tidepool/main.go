@@ -81,7 +81,7 @@ func rootCmd() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          chooseOne,
 	}
-	root.AddCommand(serveCmd(), configCmd(), setupCmd(), healthCmd(), versionCmd(), manCmd(), demoCmd())
+	root.AddCommand(serveCmd(), configCmd(), setupCmd(), statusCmd(), healthCmd(), versionCmd(), manCmd(), demoCmd())
 	return root
 }
 

@@ -48,6 +48,7 @@ type running struct {
 	broken   chan error // a server that ended by itself
 	draining atomic.Bool
 	saved    *metrics.Saved
+	began    beginning
 	written  sync.WaitGroup     // what writes states down
 	write    context.CancelFunc // has them written for the last time
 	secret   string             // of the watchdog, and of this process alone
@@ -92,6 +93,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	}
 	var books state
 	r.saved, books = openSaved(cfg, w.now, log)
+	r.began = beginning{time.Now(), saved(r.saved.Report()).Ever}
 	r.keep(ctx, books, limits(cfg, r.hubs, log))
 	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Version: build().Version})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
@@ -100,6 +102,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	})), log)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
+		Status:  func() any { return r.status() },
 		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil
