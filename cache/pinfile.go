@@ -153,7 +153,7 @@ func (s *pins) path(p Pin) string {
 
 func (s *pins) dir() string { return s.disk.in("pins") }
 
-// write puts p on disk, durably. left: it failed, and the file may be there all the same.
+// write puts p on disk. left: it failed, and the file may be there all the same.
 func (s *pins) write(p Pin) (left bool, err error) {
 	b, err := p.encode()
 	if err != nil {
@@ -190,7 +190,7 @@ func (s *pins) erase(p Pin) error {
 // loadPins reads what is pinned, before anything could be evicted. Files that are damaged are set aside; where some
 // cannot be read at all, nothing is evicted while this process runs.
 func loadPins(d *disk) *pins {
-	s := &pins{disk: d, log: d.log, all: map[pinKey]Pin{}, names: map[Ref][]Part{}, held: map[Ref]int{}}
+	s := &pins{disk: d, log: d.log, turn: make(chan struct{}, 1), all: map[pinKey]Pin{}, names: map[Ref][]Part{}, held: map[Ref]int{}}
 	files, err := s.list()
 	if err != nil {
 		s.unread(s.dir(), err)

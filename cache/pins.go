@@ -74,7 +74,7 @@ type pins struct {
 	disk *disk
 	log  *zap.Logger
 
-	turn sync.Mutex // held by the one who changes them; taken before mu
+	turn chan struct{} // holds one while somebody changes them
 
 	mu    sync.Mutex // guards what follows, for a moment
 	all   map[pinKey]Pin
@@ -92,13 +92,11 @@ func (c *Cache) Pin(ctx context.Context, p Pin) error {
 	if p.At.IsZero() {
 		p.At = c.now()
 	}
-	c.pins.turn.Lock()
-	defer c.pins.turn.Unlock()
 	digests := p.digests()
 	c.disk.books.pin(digests) // first: what is looked at must not go meanwhile
 	left, err := false, c.secure(ctx, p)
 	if err == nil {
-		left, err = c.pins.write(p)
+		left, err = c.pins.put(ctx, p)
 	}
 	if err != nil {
 		if !left { // else the next start finds it pinned
@@ -106,14 +104,28 @@ func (c *Cache) Pin(ctx context.Context, p Pin) error {
 		}
 		return fmt.Errorf("%s is not pinned: %w", p.Ref, err)
 	}
-	old, was := c.pins.swap(p)
+	return nil
+}
+
+// put makes p durable, in the place of an older one. left: it failed, and the file may be there all the same.
+func (s *pins) put(ctx context.Context, p Pin) (left bool, err error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if left, err = s.write(p); err != nil {
+		return left, err
+	}
+	old, was := s.swap(p)
 	if was && !old.At.Equal(p.At) {
-		err = c.pins.erase(old)
+		err = s.erase(old)
 	}
 	if was && err == nil {
-		c.disk.books.unpin(old.digests())
+		s.disk.books.unpin(old.digests())
 	}
-	return nil // what is left of the old one costs room, until the next start
+	return false, nil // what is left of the old one costs room, until the next start
 }
 
 // secure makes p's content durable: all of it is there, is what its digest names, and has reached the disk.
@@ -165,8 +177,8 @@ func (d *disk) settled(ctx context.Context, g Digest) (*held, error) {
 
 // Unpin takes a pin back, and reports whether there was one. What it kept is cached content from now on.
 func (c *Cache) Unpin(owner string, ref Ref) (bool, error) {
-	c.pins.turn.Lock()
-	defer c.pins.turn.Unlock()
+	c.pins.turn <- struct{}{}
+	defer func() { <-c.pins.turn }()
 	old, ok := c.pins.find(owner, ref)
 	if !ok {
 		return false, nil

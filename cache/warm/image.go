@@ -166,8 +166,8 @@ func (i *image) walk(ctx context.Context, ref cache.Ref, depth int) error {
 		}
 	}
 	children, err := choose(doc.Manifests, i.o.Platforms)
-	if err != nil {
-		return err
+	if err != nil && depth == 0 && doc.Manifests != nil {
+		return err // what is within may be for fewer platforms, and an image is for one
 	}
 	for _, d := range children {
 		child, err := cache.ParseDigest(string(d.Digest))

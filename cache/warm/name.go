@@ -21,6 +21,9 @@ type Item struct {
 	match func(tag string) bool // nil: it is one image
 }
 
+// One reports whether i is one image, whatever there is.
+func (i Item) One() bool { return i.match == nil }
+
 // tagForm is a tag (distribution-spec, "Pulling manifests").
 var tagForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 

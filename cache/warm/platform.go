@@ -45,7 +45,7 @@ const (
 )
 
 // choose is what of an index is for the platforms: their images, attestations about these, and what says nothing of a
-// platform, as the parts of artifacts do.
+// platform, as the parts of artifacts do. The error says that there is nothing for one of them.
 func choose(index []ocispec.Descriptor, platforms []Platform) ([]ocispec.Descriptor, error) {
 	if len(platforms) == 0 {
 		return index, nil
@@ -59,14 +59,14 @@ func choose(index []ocispec.Descriptor, platforms []Platform) ([]ocispec.Descrip
 			}
 		}
 	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("there is none for %v: there are %s", missing[0], offered(index))
-	}
 	var all []ocispec.Descriptor
 	for _, d := range index {
 		if chosen[d.Digest.String()] || chosen[d.Annotations[attestsWhat]] || d.Platform == nil {
 			all = append(all, d)
 		}
+	}
+	if len(missing) > 0 {
+		return all, fmt.Errorf("there is none for %v: there are %s", missing[0], offered(index))
 	}
 	return all, nil
 }

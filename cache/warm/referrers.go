@@ -70,7 +70,7 @@ func (i *image) referrers(ctx context.Context, ref cache.Ref, depth int) error {
 		if err != nil {
 			return err
 		}
-		if err := i.walk(ctx, ref.At(digest), 0); err != nil {
+		if err := i.walk(ctx, ref.At(digest), 1); err != nil {
 			return err
 		}
 		if err := i.referrers(ctx, ref.At(digest), depth+1); err != nil {
@@ -112,7 +112,7 @@ func (i *image) cosign(ctx context.Context, ask bool) error {
 		}
 		if err == nil {
 			i.parts = append(i.parts, cache.Part{Ref: ref, Desc: found.Desc, AsOf: found.AsOf})
-			err = i.walk(ctx, ref.At(found.Digest), 0)
+			err = i.walk(ctx, ref.At(found.Digest), 1)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", ref, err)

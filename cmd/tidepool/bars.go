@@ -61,6 +61,12 @@ func (x *bar) add(n int) {
 	}
 }
 
+// gone takes the bar down.
+func (x *bar) gone() {
+	x.bar.Abort(true)
+	x.bar.Wait()
+}
+
 // end says that it is done, or why not.
 func (x *bar) end(err error) {
 	switch {

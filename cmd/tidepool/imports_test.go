@@ -24,6 +24,8 @@ type room struct {
 var rooms = []room{
 	{"cache", nil, []string{"github.com/dgraph-io/ristretto/v2", "github.com/hashicorp/golang-lru/v2", "go.etcd.io/bbolt", "go.uber.org/zap", "golang.org/x/"},
 		"the vocabulary is below all rooms, so that each can be understood with it alone"},
+	{"cache/warm", []string{"cache"}, []string{"go.uber.org/zap", "github.com/Masterminds/semver/v3", "github.com/bmatcuk/doublestar/v4", "github.com/opencontainers/image-spec", "golang.org/x/"},
+		"it is a caller of the cache, and knows neither door nor upstream"},
 	{"proxy", []string{"cache"}, []string{"go.uber.org/zap", "github.com/google/go-containerregistry/pkg/name", "github.com/opencontainers/image-spec", "golang.org/x/"},
 		"the door knows no upstream: what it may ask for is a cache.Ref"},
 	{"proxy/upstream", []string{"cache"}, []string{"go.uber.org/zap", "github.com/google/go-containerregistry", "github.com/opencontainers/image-spec", "golang.org/x/"},
@@ -35,11 +37,11 @@ var rooms = []room{
 	{"deploy", nil, nil, "it is texts"},
 	{"proxy/origintest", []string{"cache"}, []string{"github.com/klauspost/compress", "golang.org/x/"},
 		"a registry of which tidepool's own way out or door were a part would prove nothing about them"},
-	{"cmd/tidepool/config", []string{"cache", "proxy/upstream"}, []string{"github.com/bmatcuk/doublestar/v4", "github.com/dustin/go-humanize", "go.yaml.in/yaml/v4", "golang.org/x/"},
+	{"cmd/tidepool/config", []string{"cache", "cache/warm", "proxy/upstream"}, []string{"github.com/bmatcuk/doublestar/v4", "github.com/dustin/go-humanize", "github.com/netresearch/go-cron", "go.yaml.in/yaml/v4", "golang.org/x/"},
 		"it reads and checks, and starts nothing"},
 	{"cmd/tidepool/setup", []string{"deploy"}, []string{"go.yaml.in/yaml/v4"},
 		"it knows the clients' files and nothing of the server but its address"},
-	{"cmd/tidepool", []string{"cache", "proxy", "proxy/upstream", "proxy/admin", "proxy/origintest", "metrics", "deploy", "cmd/tidepool/config", "cmd/tidepool/setup"},
+	{"cmd/tidepool", []string{"cache", "cache/warm", "proxy", "proxy/upstream", "proxy/admin", "proxy/origintest", "metrics", "deploy", "cmd/tidepool/config", "cmd/tidepool/setup"},
 		[]string{"github.com/spf13/cobra", "go.uber.org/zap", "github.com/vbauerster/mpb/v8", "github.com/dustin/go-humanize", "github.com/google/go-containerregistry", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/"},
 		"the wiring is the one place that knows all rooms"},
 }

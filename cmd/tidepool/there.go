@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,15 +89,20 @@ func at(url string) *there {
 
 // document asks for a document of the admin API, reads it into doc, and returns it as it came.
 func (t *there) document(ctx context.Context, path string, doc any) (json.RawMessage, error) {
-	status, body, err := t.ask(ctx, path)
+	status, body, err := t.ask(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return nil, err
 	}
+	return t.read(path, status, body, doc)
+}
+
+// read reads a document of the admin API.
+func (t *there) read(path string, status int, body []byte, doc any) (json.RawMessage, error) {
 	var head struct {
 		Schema int
 		Error  string
 	}
-	err = json.Unmarshal(body, &head)
+	err := json.Unmarshal(body, &head)
 	switch {
 	case status != http.StatusOK && head.Schema == thisSchema && head.Error != "":
 		return nil, fmt.Errorf("%s%s: %s", t.url, path, reason([]byte(head.Error)))
@@ -116,7 +122,7 @@ func (t *there) document(ctx context.Context, path string, doc any) (json.RawMes
 
 // text asks for something that is no document, and wants a 200.
 func (t *there) text(ctx context.Context, path string) (string, error) {
-	status, body, err := t.ask(ctx, path)
+	status, body, err := t.ask(ctx, http.MethodGet, path, nil)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("%s%s: %s: %s", t.url, path, spelled(status), reason(body))
 	}
@@ -124,29 +130,50 @@ func (t *there) text(ctx context.Context, path string) (string, error) {
 }
 
 // ask brings an answer, whole.
-func (t *there) ask(ctx context.Context, path string) (status int, body []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url+path, nil)
-	if err != nil {
-		return 0, nil, err
-	}
+func (t *there) ask(ctx context.Context, method, path string, said any) (status int, body []byte, err error) {
 	began := time.Now()
-	resp, err := t.client.Do(req)
+	resp, err := t.begin(ctx, method, path, said)
 	if err == nil {
 		defer resp.Body.Close()
 		status = resp.StatusCode
 		body, err = io.ReadAll(io.LimitReader(resp.Body, mostAnswer+1))
 	}
+	return status, body, t.trouble(ctx, path, began, len(body), err)
+}
+
+// begin sends a request, with a body where something is said, and returns the head of its answer.
+func (t *there) begin(ctx context.Context, method, path string, said any) (*http.Response, error) {
+	var body io.Reader
+	if said != nil {
+		b, err := json.Marshal(said)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, t.url+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if said != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return t.client.Do(req)
+}
+
+// trouble is what there is to say of an answer of so many bytes that ended with err.
+func (t *there) trouble(ctx context.Context, path string, began time.Time, got int, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return 0, nil, fmt.Errorf("interrupted before %s had answered", t.url)
+		return fmt.Errorf("interrupted before %s had answered", t.url)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return 0, nil, fmt.Errorf("no tidepool answers at %s within %v: does it hang, or is something else there?", t.url, time.Since(began).Round(time.Second))
+		return fmt.Errorf("no tidepool answers at %s within %v: does it hang, or is something else there?", t.url, time.Since(began).Round(time.Second))
 	case err != nil:
-		return 0, nil, fmt.Errorf("no tidepool answers at %s: %w; is it running, and is this its admin listener? (--server URL names another)", t.url, plain(err))
-	case len(body) > mostAnswer:
-		return 0, nil, t.stranger(path, fmt.Sprintf("the answer has no end within %d MiB", mostAnswer>>20))
+		return fmt.Errorf("no tidepool answers at %s: %w; is it running, and is this its admin listener? (--server URL names another)", t.url, plain(err))
+	case got > mostAnswer:
+		return t.stranger(path, fmt.Sprintf("the answer has no end within %d MiB", mostAnswer>>20))
 	}
-	return status, body, nil
+	return nil
 }
 
 // stranger is the error for an answer that no tidepool gives.

@@ -32,6 +32,7 @@ type Handler struct {
 	Ready   func() error   // nil while clients may come
 	Health  func() []Check // in the order they are shown
 	Offline Offline        // switches offline mode
+	Warmer  Warmer
 	Metrics http.Handler
 	Saved   func() any // what was saved, as JSON
 	Status  func() any // how everything stands, as JSON
@@ -61,6 +62,9 @@ func (h Handler) paths() map[string]http.HandlerFunc {
 		"GET /api/v1/offline":            h.showOffline,
 		"PUT /api/v1/offline":            h.setOffline,
 		"PUT /api/v1/offline/{upstream}": h.setOffline,
+		"POST /api/v1/warm":              h.warm,
+		"GET /api/v1/pins":               h.pins,
+		"POST /api/v1/unpin":             h.unpin,
 	}
 }
 

@@ -36,10 +36,15 @@ func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 // send makes q at e with the pass that e wants. A pass that is refused is replaced by a new one, once. It is the only
 // way to an endpoint, so that whatever is asked, secrets go the same way.
 func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
-	who, err := h.keys.pick(ctx, e, func(l login) error { return h.grant(ctx, e, q, l) })
+	var pull uint64 // its number, where it counts as one
+	who, err := h.keys.pick(ctx, e, func(l login) (err error) {
+		pull, err = h.grant(ctx, e, q, l)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
+	defer func() { e.books.over(who.account(), pull) }()
 	known, _ := e.learnt()
 	p, err := h.passFor(ctx, e, who, known, q.repo, pass{})
 	if err != nil {
@@ -51,7 +56,7 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 		if err != nil || r.foreign { // whoever answers elsewhere: his challenge is not for us
 			return r, err
 		}
-		e.note(who, q, r)
+		e.note(who, q, pull, r)
 		switch r.StatusCode {
 		case http.StatusUnauthorized:
 			if p, err = h.answer(ctx, e, who, q.repo, p, r); err != nil {

@@ -108,6 +108,9 @@ func (e *endpoint) save(registry string) savedEndpoint {
 	e.books.mu.Lock()
 	for _, name := range slices.Sorted(maps.Keys(e.books.all)) {
 		l := e.books.all[name]
+		if l.said.IsZero() && l.blocked.IsZero() {
+			continue // it was asked, and said nothing of limits
+		}
 		s.Accounts = append(s.Accounts, savedAccount{
 			Account: name, Limit: l.limit, Remaining: l.remaining, Window: int64(l.window / time.Second), Source: l.source,
 			Said: l.said.UTC(), Blocked: l.blocked.UTC(), Refusals: l.refusals,
