@@ -22,6 +22,7 @@ type described struct {
 	*pool
 	routes routers.Router
 	unseen map[string]bool // "GET /livez 200"
+	doc    *openapi3.T
 }
 
 func describedBy(t *testing.T, w *pool) *described {
@@ -34,7 +35,7 @@ func describedBy(t *testing.T, w *pool) *described {
 		t.Fatal(err)
 	}
 	doc.Servers = openapi3.Servers{{URL: "http://" + w.adminAddr.String()}}
-	d := &described{pool: w, unseen: map[string]bool{}}
+	d := &described{pool: w, unseen: map[string]bool{}, doc: doc}
 	if d.routes, err = legacy.NewRouter(doc); err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +81,36 @@ func (d *described) check(t *testing.T, method, path, body string, headers ...st
 	if err := openapi3filter.ValidateResponse(t.Context(), in); err != nil {
 		t.Errorf("%s %s: %s: %v\n%s", method, path, res.Status, err, answer)
 	}
+	if res.Header.Get("Content-Type") == ndjson {
+		d.checkLines(t, answer)
+	}
+}
+
+const ndjson = "application/x-ndjson"
+
+func init() {
+	openapi3filter.RegisterBodyDecoder(ndjson, func(body io.Reader, _ http.Header, _ *openapi3.SchemaRef, _ openapi3filter.EncodingFn) (any, error) {
+		b, err := io.ReadAll(body)
+		return string(b), err
+	})
+}
+
+// checkLines checks an answer that has a document on each line: events, and at last a summary.
+func (d *described) checkLines(t *testing.T, answer []byte) {
+	t.Helper()
+	lines := bytes.Split(bytes.TrimSpace(answer), []byte("\n"))
+	for n, line := range lines {
+		name := "WarmEvent"
+		if n == len(lines)-1 {
+			name = "WarmSummary"
+		}
+		var v any
+		if err := json.Unmarshal(line, &v); err != nil {
+			t.Errorf("%s: %v", line, err)
+		} else if err := d.doc.Components.Schemas[name].Value.VisitJSON(v); err != nil {
+			t.Errorf("%s is no %s: %v", line, name, err)
+		}
+	}
 }
 
 // TestAnswersAsDescribed: each answer that the description has is given, and is as it says.
@@ -97,6 +128,15 @@ func TestAnswersAsDescribed(t *testing.T) {
 			"/api/v1/status/buildinfo", "/api/v1/status", "/api/v1/saved", "/api/v1/offline"} {
 			d.check(t, "GET", path, "")
 		}
+		ask := func(path, body string) {
+			d.check(t, "POST", path, body, "Content-Type", "application/json")
+			d.check(t, "POST", path, `{"images":7}`, "Content-Type", "application/json")
+			d.check(t, "POST", path, body, "Content-Type", "text/plain")
+			d.check(t, "POST", path, body, "Content-Type", "application/json", "Sec-Fetch-Site", "cross-site")
+		}
+		ask("/api/v1/warm", `{"images":["app","missing:1"],"pin":true,"referrers":"never"}`)
+		d.check(t, "GET", "/api/v1/pins", "")
+		ask("/api/v1/unpin", `{"images":["app","missing:1"]}`)
 		disk.full.Store(true)
 		w.pulls("other", other)
 		d.check(t, "GET", "/healthz", "")
