@@ -15,7 +15,7 @@ type Warmer interface {
 	// Warm carries an order out and tells how that goes; it ends early with ctx. The error says what is wrong with the
 	// order: then nothing was told.
 	Warm(ctx context.Context, o WarmOrder, tell func(event any)) error
-	Pins() any                   // what is pinned, as JSON
+	Pins() any                 // what is pinned, as JSON
 	Unpin(images []string) any // takes pins back that were set by hand, and says what became of each
 }
 
