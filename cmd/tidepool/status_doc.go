@@ -45,6 +45,7 @@ type tierStatus struct {
 	Used    int64  `json:"used_bytes"`
 	Budget  int64  `json:"budget_bytes"`
 	Entries *int   `json:"entries,omitempty"`
+	Pinned  *int64 `json:"pinned_bytes,omitempty"` // of used, what is never evicted
 	Scanned *bool  `json:"scanned,omitempty"` // false: it is being read over after the start, and used grows
 	Error   string `json:"error,omitempty"`   // what is wrong with it
 }
@@ -110,7 +111,7 @@ func (r *running) status() status {
 			Flight: store.Opened[cache.FromFlight], Upstream: store.Opened[cache.FromUpstream],
 		},
 		Saved: saved(r.saved.Report()), Downloads: store.Flights,
-		Disk:      tierStatus{Used: store.DiskBytes, Budget: store.DiskBudget, Entries: &store.DiskEntries, Scanned: &store.Scanned, Error: trouble},
+		Disk:      tierStatus{Used: store.DiskBytes, Budget: store.DiskBudget, Entries: &store.DiskEntries, Scanned: &store.Scanned, Pinned: &store.PinnedBytes, Error: trouble},
 		Memory:    tierStatus{Used: store.MemoryBytes, Budget: int64(r.cfg.Memory)},
 		Upstreams: []upstreamStatus{}, // an empty list, not null
 	}

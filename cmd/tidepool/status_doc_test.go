@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write testdata/status.json and status.t
 // everything is a status in which every field says something.
 func everything() status {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	entries, scanned := 1234, true
+	entries, scanned, pinned := 1234, true, int64(5<<30)
 	s := status{
 		Schema: 1, Build: admin.Build{Version: "1.2.3", Revision: "abc", Go: "go1"}, Now: now, Started: now.Add(-50 * time.Hour),
 		Hits: hits{Memory: 6000, Disk: 3000, Flight: 500, Upstream: 500},
@@ -31,7 +31,7 @@ func everything() status {
 			Since: now.AddDate(0, -2, 0),
 		},
 		Downloads: 2,
-		Disk:      tierStatus{Used: 30 << 30, Budget: 40 << 30, Entries: &entries, Scanned: &scanned, Error: "read-only file system"},
+		Disk:      tierStatus{Used: 30 << 30, Budget: 40 << 30, Entries: &entries, Scanned: &scanned, Pinned: &pinned, Error: "read-only file system"},
 		Memory:    tierStatus{Used: 32 << 20, Budget: 64 << 20},
 	}
 	for _, u := range []upstream.Stats{{

@@ -94,6 +94,9 @@ func (p page) tiers(s status) {
 		case t.Entries != nil:
 			state = "ok, " + humanize.Comma(int64(*t.Entries)) + " things"
 		}
+		if t.Pinned != nil && *t.Pinned > 0 {
+			state += ", " + size(*t.Pinned) + " pinned"
+		}
 		p.row(m, name, size(t.Used), size(t.Budget), percent(float64(t.Used), float64(t.Budget)), state)
 	}
 	tier("on disk", s.Disk)
