@@ -49,7 +49,7 @@ func TestManualHasEveryKey(t *testing.T) {
 	text = regexp.MustCompile(`/(run/secrets|etc/ssl)/`).ReplaceAllString(text, dir+"/")
 	certificate, key := pair(t)
 	for name, content := range map[string]string{"registry": "secret\n", "registry2": "secret\n", "config.json": "{}",
-		"corp.pem": certificate, "tidepool.pem": certificate, "tidepool.key": key} {
+		"azure": "secret\n", "azure.pem": certificate + key, "corp.pem": certificate, "tidepool.pem": certificate, "tidepool.key": key} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestManualHasEveryKey(t *testing.T) {
 			t.Errorf("the manual does not have %s", key)
 		}
 	}
-	if u := l.Upstreams["registry.corp"]; len(u.RedirectHosts) != 3 || len(u.Credentials) != 2 || !l.Upstreams["hub"].Prefix {
+	if u := l.Upstreams["registry.corp"]; len(u.RedirectHosts) != 3 || len(u.Credentials) != 6 || !l.Upstreams["hub"].Prefix {
 		t.Errorf("the examples are read as %+v", u)
 	}
 	if l.Hosts["ghcr.mirror.corp"] != "ghcr.io" || len(l.Tags) != 4 {

@@ -82,20 +82,21 @@ func (k *keys) makeAnew(ctx context.Context, key madeKey, e *endpoint) (login, e
 		return held.login, nil // made since the asker looked
 	}
 	l, until, err := k.make(ctx, k.credentials[key.credential], e)
-	if err != nil {
-		held.next, held.why = time.Now().Add(makePause), err
-		k.log.Warn("no login was made", zap.String("registry", k.registry), zap.Bool("the old one is good", asked.Before(held.over)), zap.Error(err))
-	} else {
-		life := max(until.Sub(asked), shortestMade)
-		held = madeLogin{login: l, soft: asked.Add(life * 4 / 5), over: asked.Add(life), next: asked.Add(makePause)}
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.held == nil {
 		k.held = map[madeKey]madeLogin{}
 	}
-	k.held[key] = held
-	return l, err
+	if err != nil {
+		held = k.held[key] // which may have been refused meanwhile
+		held.next, held.why = time.Now().Add(makePause), err
+		k.held[key] = held
+		k.log.Warn("no login was made", zap.String("registry", k.registry), zap.Bool("the old one is good", asked.Before(held.over)), zap.Error(err))
+		return login{}, err
+	}
+	life := max(until.Sub(asked), shortestMade)
+	k.held[key] = madeLogin{login: l, soft: asked.Add(life * 4 / 5), over: asked.Add(life), next: asked.Add(makePause)}
+	return l, nil
 }
 
 func (k *keys) heldLogin(key madeKey) madeLogin {

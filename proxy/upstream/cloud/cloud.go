@@ -1,0 +1,19 @@
+// Package cloud makes logins for the registries of clouds, out of what the cloud knows of this machine or the operator
+// has given it: Amazon's, Google's and Azure's.
+//
+// Its invariant: nothing of a cloud is read or asked before a login is wanted, each time anew, so that keys and tokens
+// that change in their files are taken as they are; and no error repeats a secret.
+package cloud
+
+import (
+	"net/http"
+	"time"
+)
+
+// client is for the few requests that a login takes, hours apart: no connection outlives them.
+func client() *http.Client {
+	return &http.Client{
+		Timeout:   10 * time.Second, // of each; who asks bounds them all
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: 5 * time.Second},
+	}
+}
