@@ -37,6 +37,8 @@ var rooms = []room{
 	{"deploy", nil, nil, "it is texts"},
 	{"proxy/origintest", []string{"cache"}, []string{"github.com/klauspost/compress", "golang.org/x/"},
 		"a registry of which tidepool's own way out or door were a part would prove nothing about them"},
+	{"proxy/hubtest", []string{"proxy/origintest"}, nil,
+		"logins of which tidepool's own way out were a part would prove nothing about it"},
 	{"cmd/tidepool/config", []string{"cache", "proxy/upstream", "proxy/upstream/cloud"}, []string{"github.com/bmatcuk/doublestar/v4", "github.com/dustin/go-humanize", "go.yaml.in/yaml/v4", "golang.org/x/"},
 		"it reads and checks, and starts nothing"},
 	{"cmd/tidepool/setup", []string{"deploy"}, []string{"go.yaml.in/yaml/v4"},

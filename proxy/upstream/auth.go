@@ -61,6 +61,9 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	}
 	for range 3 { // nothing or an old pass, a cached one, a fresh one
 		r, err := h.follow(ctx, e, q, p.header)
+		if err == nil && p.answer.scheme == basic && (r.foreign || r.StatusCode < 400) { // it sent us on: we are welcome
+			h.keys.accept(who)
+		}
 		if err != nil || r.foreign { // whoever answers elsewhere: his challenge is not for us
 			return r, err
 		}
@@ -73,9 +76,6 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 		case http.StatusForbidden:
 			return nil, h.turnedDown(ctx, e, who, p, r)
 		default:
-			if r.StatusCode < 400 && p.answer.scheme == basic {
-				h.keys.accept(who)
-			}
 			return r, nil
 		}
 	}

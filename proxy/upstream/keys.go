@@ -118,7 +118,7 @@ func (k *keys) pick(ctx context.Context, e *endpoint, grant func(login) error) (
 	case limited != nil:
 		return login{}, limited
 	case why != nil:
-		f := refused(cache.ErrUnavailable, "no login for %s can be used: %v", e.origin, why)
+		f := refused(cache.ErrUnavailable, "no login for %s can be used: %v; is what stands under upstreams.%s right?", e.origin, why, k.registry)
 		f.cause = errNoLogin
 		return login{}, f
 	}
