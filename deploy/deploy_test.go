@@ -68,6 +68,33 @@ func TestManualHasEveryKey(t *testing.T) {
 	}
 }
 
+// The recipes for hubs are configurations without a fault.
+func TestRecipes(t *testing.T) {
+	text, err := os.ReadFile("hubs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, _ := pair(t)
+	dir := t.TempDir()
+	files := map[string]string{"/etc/ssl/corp.pem": certificate, "/run/secrets/config.json": "{}", "/run/secrets/pull-secret": "{}"}
+	recipes := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```").FindAllStringSubmatch(string(text), -1)
+	for _, m := range recipes {
+		for _, name := range regexp.MustCompile(`/(?:run/secrets|etc/ssl)/[a-z.-]+`).FindAllString(m[1], -1) {
+			content, ok := files[name]
+			if !ok {
+				content = "secret\n"
+			}
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		load(t, regexp.MustCompile(`/(run/secrets|etc/ssl)/`).ReplaceAllString(m[1], dir+"/"))
+	}
+	if len(recipes) < 12 {
+		t.Errorf("%d recipes: the text is not read right", len(recipes))
+	}
+}
+
 // pair is a certificate and its key.
 func pair(t *testing.T) (certificate, key string) {
 	t.Helper()
