@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -206,6 +207,21 @@ func (l *land) ownToken(r *hubRow, host, realm string) *hubRow {
 	l.net.Host("auth."+host, mux)
 	l.at(r, host, "", "", nil)
 	return r
+}
+
+// certificate writes an application's certificate with its key, and returns the file and the key that proves it.
+func (l *land) certificate() (file string, public *rsa.PublicKey) {
+	l.t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(l.t, err)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	must(l.t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	must(l.t, err)
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
+	return mustWrite(l.t, filepath.Join(l.dir, "application.pem"), string(text)), &key.PublicKey
 }
 
 // signer signs tokens as the distribution project's "Token Authentication Implementation" has it.

@@ -52,9 +52,10 @@ func (l *land) amazon() []*hubRow {
 		l.ecr("444455556666", "us-east-2", "two", "amazonaws.com", &keys),
 		l.ecr("777788889999", "cn-north-1", "three", "amazonaws.com.cn", &keys),
 	}
-	public := l.row("Amazon ECR Public", "aws", "", "public.ecr.aws")
-	key := hubtest.AWSKey{ID: "AKIADEFAULT", Secret: hubtest.Marker + "-default"}
-	fmt.Fprintf(&keys, "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", key.ID, key.Secret)
+	public := l.row("Amazon ECR Public", "aws, container's role", "", "public.ecr.aws")
+	key := hubtest.AWSKey{ID: "ASIAROLE", Secret: hubtest.Marker + "-role"}
+	authorization := hubtest.Marker + "-pod"
+	l.env = append(l.env, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+l.loopback(key.Container(authorization)), "AWS_CONTAINER_AUTHORIZATION_TOKEN="+authorization)
 	public.config = "credentials: [{aws: {}}]\n"
 	public.front.Guard = public.gate.Bearer("https://public.ecr.aws/token/", "public.ecr.aws")
 	l.net.Host("api.ecr-public.us-east-1.amazonaws.com", public.gate.ECRAPI(key, "us-east-1", true))
@@ -100,13 +101,17 @@ func (l *land) azure() []*hubRow {
 	workload := row("azure, workload", "two.azurecr.io", "identity: workload, authority: 'https://login.corp/'")
 	chain := row("azure, default chain", "four.azurecr.io", "authority: 'https://login.four.corp/'")
 	l.net.Host("login.four.corp", chain.gate.Entra("login.four.corp", tenant, client, "", assertion+"\n"))
+	certificate, trusted := l.certificate()
+	certified := row("azure, certificate", "five.azurecr.io", fmt.Sprintf("identity: certificate, tenant: %s, client: %s, "+
+		"certificate_file: %s, authority: 'https://login.five.corp/'", tenant, client, certificate))
+	l.net.Host("login.five.corp", certified.gate.EntraByCertificate("login.five.corp", tenant, client, trusted))
 	managed := row("azure, managed", "three.azurecr.io", "identity: managed")
 	l.net.Host(entra, application.gate.Entra(entra, tenant, client, secret, ""))
 	l.net.Host("login.corp", workload.gate.Entra("login.corp", tenant, client, "", assertion+"\n"))
 	header := hubtest.Marker + "-header"
 	l.env = append(l.env, "AZURE_TENANT_ID="+tenant, "AZURE_CLIENT_ID="+client, "AZURE_FEDERATED_TOKEN_FILE="+pod,
 		"IDENTITY_ENDPOINT="+l.loopback(managed.gate.ManagedIdentity(header)), "IDENTITY_HEADER="+header)
-	return []*hubRow{application, workload, managed, chain}
+	return []*hubRow{application, certified, workload, managed, chain}
 }
 
 // plain are the distribution project's own registry, Debian's, with what it asks for itself.

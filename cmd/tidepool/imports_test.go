@@ -28,7 +28,7 @@ var rooms = []room{
 		"the door knows no upstream: what it may ask for is a cache.Ref"},
 	{"proxy/upstream", []string{"cache"}, []string{"go.uber.org/zap", "github.com/google/go-containerregistry", "github.com/opencontainers/image-spec", "golang.org/x/"},
 		"the way out knows no door: nothing of a client's request but a cache.Ref can leave"},
-	{"proxy/upstream/cloud", []string{"proxy/upstream"}, []string{"github.com/aws/aws-sdk-go-v2", "github.com/Azure/azure-sdk-for-go/sdk", "golang.org/x/"},
+	{"proxy/upstream/cloud", []string{"proxy/upstream"}, []string{"github.com/aws/aws-sdk-go-v2", "github.com/Azure/azure-sdk-for-go/sdk", "cloud.google.com/go/compute/metadata", "golang.org/x/"},
 		"it makes logins and knows nothing of what they are for: the way out takes them as funcs"},
 	{"proxy/admin", nil, nil,
 		"it tells what it is given: so it can tell nothing of a client, and no secret"},

@@ -48,6 +48,18 @@ func (g *Gate) ECRAPI(key AWSKey, region string, public bool) http.Handler {
 	})
 }
 
+// Container is the endpoint that tells a container its role's credentials, for who shows the token that it was given.
+func (key AWSKey) Container(authorization string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != authorization {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		reply(w, map[string]string{"AccessKeyId": key.ID, "SecretAccessKey": key.Secret, "Token": Marker + "-session",
+			"Expiration": time.Now().Add(time.Hour).UTC().Format(time.RFC3339)})
+	})
+}
+
 // signed checks a request's signature (AWS Signature Version 4).
 func signed(r *http.Request, body []byte, key AWSKey, region, service string) bool {
 	auth, ok := strings.CutPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 ")
@@ -112,54 +124,6 @@ func (g *Gate) GoogleMetadata() http.Handler {
 			w.WriteHeader(http.StatusNotFound)
 		}
 	})
-}
-
-// Entra is Microsoft's token service at a host, for one tenant: it knows an application by its secret or by the token of
-// a pod's service account.
-func (g *Gate) Entra(host, tenant, client, secret, assertion string) http.Handler {
-	at := "https://" + host + "/" + tenant
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = r.ParseForm() // what cannot be read is not there
-		form := r.PostForm
-		known := form.Get("client_id") == client && (form.Get("client_secret") == secret || assertion != "" && form.Get("client_assertion") == assertion)
-		switch {
-		case r.URL.Path == "/common/discovery/instance":
-			reply(w, map[string]any{"tenant_discovery_endpoint": at + "/v2.0/.well-known/openid-configuration",
-				"metadata": []any{map[string]any{"preferred_network": host, "preferred_cache": host, "aliases": []string{host}}}})
-		case r.URL.Path == "/"+tenant+"/v2.0/.well-known/openid-configuration":
-			reply(w, map[string]string{"issuer": at + "/v2.0", "authorization_endpoint": at + "/oauth2/v2.0/authorize",
-				"token_endpoint": at + "/oauth2/v2.0/token"})
-		case r.URL.Path != "/"+tenant+"/oauth2/v2.0/token":
-			w.WriteHeader(http.StatusNotFound)
-		case !known:
-			w.WriteHeader(http.StatusUnauthorized)
-			reply(w, map[string]string{"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret provided."})
-		default:
-			g.entraToken(w, form.Get("scope"))
-		}
-	})
-}
-
-// ManagedIdentity is the endpoint that tells a machine or an app in Azure who it is (IDENTITY_ENDPOINT).
-func (g *Gate) ManagedIdentity(header string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("X-Identity-Header") != header {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		g.entraToken(w, r.URL.Query().Get("resource")+"/.default")
-	})
-}
-
-func (g *Gate) entraToken(w http.ResponseWriter, scope string) {
-	pass, ok := g.issue("entra")
-	if !ok || !strings.Contains(scope, "https://containerregistry.azure.net") {
-		w.WriteHeader(http.StatusUnauthorized)
-		reply(w, map[string]string{"error": "unauthorized_client", "error_description": "AADSTS700016: Application was not found."})
-		return
-	}
-	reply(w, map[string]any{"access_token": pass, "token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599,
-		"expires_on": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "resource": "https://containerregistry.azure.net"})
 }
 
 // ACR is what Azure's registries have beside the API: they exchange Entra's tokens for refresh tokens, and those for

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 
 	"github.com/tidepool-oci/tidepool/proxy/upstream"
@@ -101,5 +102,10 @@ func (l *layers) checkAzure(key string, a Azure) {
 		l.wrong(key, "a client belongs to an identity: managed, workload, secret or certificate")
 	case a.Authority != "" && (authority.UnmarshalText([]byte(a.Authority)) != nil || authority.Scheme != "https"):
 		l.wrong(key+".authority", "want an address that begins with https://")
+	}
+	for name, file := range map[string]string{"secret_file": a.SecretFile, "certificate_file": a.CertificateFile} {
+		if _, err := os.Stat(file); file != "" && err != nil {
+			l.wrong(key+"."+name, "%v", err)
+		}
 	}
 }

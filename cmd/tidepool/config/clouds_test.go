@@ -59,10 +59,11 @@ func TestClouds(t *testing.T) {
 
 func TestCloudFaults(t *testing.T) {
 	for yaml, want := range map[string]string{
-		"{aws: {}, google: {}}":                                                  "credentials[0]: a login is made by one cloud: aws, google or azure",
-		"{aws: {zone: x}}":                                                       "unknown key upstreams.r.corp.credentials[0].aws.zone",
-		"{google: {key: x}}":                                                     "unknown key upstreams.r.corp.credentials[0].google.key",
-		"{aws: {}, username: me}":                                                "a login that a cloud makes has no username and no password of its own",
+		"{aws: {}, google: {}}":   "credentials[0]: a login is made by one cloud: aws, google or azure",
+		"{aws: {zone: x}}":        "unknown key upstreams.r.corp.credentials[0].aws.zone",
+		"{google: {key: x}}":      "unknown key upstreams.r.corp.credentials[0].google.key",
+		"{aws: {}, username: me}": "a login that a cloud makes has no username and no password of its own",
+		"{azure: {identity: secret, tenant: t, client: c, secret_file: nowhere}}": "azure.secret_file: stat nowhere: no such file or directory",
 		"{azure: {identity: me}}":                                                `azure.identity: "me" is none of default, managed, workload, secret, certificate`,
 		"{azure: {identity: secret, secret_file: c.yaml}}":                       "azure: an application has a tenant and a client",
 		"{azure: {identity: secret, tenant: t, client: c}}":                      "azure: secret_file and identity: secret go together",

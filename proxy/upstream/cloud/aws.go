@@ -143,7 +143,7 @@ func (api ecrAPI) token(ctx context.Context, client aws.HTTPClient, who aws.Cred
 		return upstream.Made{}, fmt.Errorf("%s gave no login: %w", req.URL.Host, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return upstream.Made{}, fmt.Errorf("%s gave no login: %s", req.URL.Host, refusal(resp.Status, b))
+		return upstream.Made{}, fmt.Errorf("%s gave no login: %s", req.URL.Host, refusal(resp.Status, b, who.SecretAccessKey, who.SessionToken))
 	}
 	made, err := parseToken(b)
 	if err != nil {
@@ -152,8 +152,9 @@ func (api ecrAPI) token(ctx context.Context, client aws.HTTPClient, who aws.Cred
 	return made, nil
 }
 
-// refusal is what AWS says of why not: the name of the exception, and its message, which names who asked and for what.
-func refusal(status string, body []byte) string {
+// refusal is what AWS says of why not: the name of the exception, and the first line of its message, which names who
+// asked and for what. Those behind it may repeat the whole request, with the session's token.
+func refusal(status string, body []byte, secrets ...string) string {
 	var doc struct {
 		Type    string `json:"__type"`
 		Message string
@@ -161,7 +162,13 @@ func refusal(status string, body []byte) string {
 	if json.Unmarshal(body, &doc) != nil || doc.Type == "" {
 		return status
 	}
-	return strings.TrimSuffix(doc.Type[strings.LastIndexByte(doc.Type, '#')+1:]+": "+doc.Message, ": ")
+	message, _, _ := strings.Cut(doc.Message, "\n")
+	for _, secret := range secrets {
+		if secret != "" {
+			message = strings.ReplaceAll(message, secret, "***")
+		}
+	}
+	return strings.TrimSuffix(doc.Type[strings.LastIndexByte(doc.Type, '#')+1:]+": "+message, ": ")
 }
 
 type authorization struct {

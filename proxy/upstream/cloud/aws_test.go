@@ -63,7 +63,8 @@ func TestParseToken(t *testing.T) {
 
 func TestErrorsSayWhyAndNoSecret(t *testing.T) {
 	for got, want := range map[string]string{
-		refusal("400 Bad Request", []byte(`{"__type": "com.amazon#AccessDeniedException", "message": "not authorized"}`)): "AccessDeniedException: not authorized",
+		refusal("400 Bad Request", []byte(`{"__type": "com.amazon#AccessDeniedException", "message": "not authorized"}`)):                                                                    "AccessDeniedException: not authorized",
+		refusal("403 Forbidden", []byte(`{"__type": "InvalidSignatureException", "message": "no match for s3cr3t.\n\nThe Canonical String was x-amz-security-token:s3cr3t"}`), "", "s3cr3t"): "InvalidSignatureException: no match for ***.",
 		refusal("502 Bad Gateway", []byte(`<html>`)):                                      "502 Bad Gateway",
 		harmless(errors.New("parse failed of process output: {s3cr3t, error: x")).Error(): "parse failed of ",
 		oneCause(errors.New("POST https://x\n--------\n{\n  \"error_description\": \"AADSTS7000215: Invalid client secret provided s3cr3t.\\r\\nTrace ID: 1\"\n}"), "s3cr3t"): "AADSTS7000215: Invalid client secret provided ***.",
