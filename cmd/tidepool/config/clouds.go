@@ -2,8 +2,11 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"reflect"
+	"regexp"
+	"strings"
 
 	"github.com/tidepool-oci/tidepool/proxy/upstream"
 	"github.com/tidepool-oci/tidepool/proxy/upstream/cloud"
@@ -82,6 +85,23 @@ func (l *layers) checkClouds(key string, u *Upstream) {
 		}
 		if c.Azure != nil {
 			l.checkAzure(at+".azure", *c.Azure)
+		}
+		l.checkHosts(at, c, u.Endpoints)
+	}
+}
+
+// checkHosts keeps what a cloud makes from other people's endpoints, unless the credential names the one that it is for.
+func (l *layers) checkHosts(key string, c Credential, endpoints []Endpoint) {
+	for _, one := range []struct {
+		said  bool
+		name  string
+		hosts *regexp.Regexp
+	}{{c.AWS != nil, "Amazon", cloud.AWSHosts}, {c.Google != nil, "Google", cloud.GoogleHosts}, {c.Azure != nil, "Azure", cloud.AzureHosts}} {
+		for _, e := range endpoints {
+			if host := (*url.URL)(&e).Hostname(); one.said && c.Endpoint == "" && !one.hosts.MatchString(strings.ToLower(host)) {
+				l.wrong(key, "%s is no host of %s's, and the login would go there too: name the endpoint that it is for", host, one.name)
+				return
+			}
 		}
 	}
 }

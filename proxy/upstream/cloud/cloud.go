@@ -7,7 +7,17 @@ package cloud
 
 import (
 	"net/http"
+	"regexp"
 	"time"
+)
+
+// Hosts are the clouds' own registries: what a cloud makes opens more than one registry, and belongs nowhere else unless
+// an operator says so.
+var (
+	AWSHosts = regexp.MustCompile(`^(public\.ecr\.aws|[a-z0-9.-]+\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.` +
+		`((vpce\.)?amazonaws\.com(\.cn)?|on\.aws|on\.amazonwebservices\.com\.cn))$`)
+	GoogleHosts = regexp.MustCompile(`^(([a-z0-9-]+\.)?gcr\.io|[a-z0-9-]+\.pkg\.dev)$`)
+	AzureHosts  = regexp.MustCompile(`^[a-z0-9-]+\.azurecr\.(io|cn|us)$`)
 )
 
 // client is for the few requests that a login takes, hours apart: no connection outlives them.
