@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,13 +83,6 @@ func (g *Gate) admits(r *http.Request) bool {
 	defer g.mu.Unlock()
 	want, known := g.accounts[user]
 	return ok && known && want == password
-}
-
-// Users are the accounts' names.
-func (g *Gate) Users() []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return slices.Sorted(maps.Keys(g.accounts))
 }
 
 // Guard lets a request for a repository in, or answers it. The repository is empty for the base of the API.

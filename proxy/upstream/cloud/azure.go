@@ -59,6 +59,7 @@ func (a Azure) credential() (who azcore.TokenCredential, secret string, err erro
 	}
 	switch a.Identity {
 	case AzureManaged:
+		o.Transport = direct()
 		m := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o}
 		if a.Client != "" {
 			m.ID = azidentity.ClientID(a.Client)

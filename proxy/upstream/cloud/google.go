@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -27,32 +29,58 @@ const googleUser = "oauth2accesstoken"
 // GOOGLE_APPLICATION_CREDENTIALS, gcloud's own, or the service account of the machine or the pod that this runs on. It
 // is an upstream.Maker.
 func Google(ctx context.Context, _ string) (upstream.Made, error) {
+	if os.Getenv("GOOGLE_APPLICATION_CREDENTIALS") == "" && !exists(gcloudFile()) {
+		return machine(ctx)
+	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, client())
 	who, err := google.FindDefaultCredentials(ctx, googleScope)
-	switch {
-	case err != nil && strings.Contains(err.Error(), "could not find default credentials"):
-		return machine(ctx)
-	case err != nil:
-		return upstream.Made{}, fmt.Errorf("Google knows no credentials for us: %w", err)
+	if err != nil {
+		return upstream.Made{}, fmt.Errorf("credentials of Google's cannot be used: %w", err)
 	}
 	t, err := who.TokenSource.Token()
-	var refused *oauth2.RetrieveError
-	switch {
-	case errors.As(err, &refused) && refused.Response != nil: // its text is the whole answer
-		return upstream.Made{}, fmt.Errorf("Google gave no token: %s %s %s", refused.Response.Status, refused.ErrorCode, refused.ErrorDescription)
-	case err != nil:
-		return upstream.Made{}, fmt.Errorf("Google gave no token: %w", err)
+	if err != nil {
+		return upstream.Made{}, fmt.Errorf("Google gave no token: %s", withoutAnswer(err))
 	}
 	return upstream.Made{Username: googleUser, Password: upstream.Secret(t.AccessToken), Until: t.Expiry}, nil
 }
 
-// machine asks the metadata server without believing that there is none: the library looks for it once, and where that
-// was too early, as in a pod that has just started, it never would again.
+// withoutAnswer is err without the answer that the library repeats in it whole, but for the reason that it gives.
+func withoutAnswer(err error) string {
+	text, answer, found := strings.Cut(err.Error(), "{")
+	if !found {
+		return text
+	}
+	var said struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if json.NewDecoder(strings.NewReader("{"+answer)).Decode(&said) != nil || said.Error == "" {
+		said.Error = "it did not say why"
+	}
+	return strings.TrimSpace(text + said.Error + " " + said.Description)
+}
+
+// gcloudFile is where `gcloud auth application-default login` leaves credentials.
+func gcloudFile() string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".config", "gcloud", "application_default_credentials.json")
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
+// machine asks the metadata server. The library's own way there looks for it once in a process, so that a pod that asked
+// too early would never find it, and heeds no time but its own.
 func machine(ctx context.Context) (upstream.Made, error) {
 	asked := time.Now()
-	text, err := metadata.NewClient(client()).GetWithContext(ctx, "instance/service-accounts/default/token?scopes="+url.QueryEscape(googleScope))
+	text, err := metadata.NewClient(direct()).GetWithContext(ctx, "instance/service-accounts/default/token?scopes="+url.QueryEscape(googleScope))
 	if err != nil {
-		return upstream.Made{}, fmt.Errorf("Google knows no credentials for us: there is no file of them, and no metadata server: %w", err)
+		return upstream.Made{}, fmt.Errorf("Google knows no credentials for us: there is no file of them, and the metadata server gives none: %w", err)
 	}
 	var doc struct {
 		Token string `json:"access_token"`
