@@ -19,7 +19,7 @@ type pass struct {
 // ask makes q at e and returns the answer if it is content.
 func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	for left := len(h.keys.credentials); ; left-- { // each is refused once
-		r, err := h.send(ctx, e, q)
+		r, err := h.sendAgain(ctx, e, q)
 		if err == nil {
 			if err = h.judge(q, r); err == nil {
 				e.health.hear(time.Now())
@@ -31,6 +31,19 @@ func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 			return nil, err
 		}
 	}
+}
+
+// sendAgain is send, and once more where a login was refused that was good before, and there is another by now.
+func (h *hub) sendAgain(ctx context.Context, e *endpoint, q query) (*reply, error) {
+	r, err := h.send(ctx, e, q)
+	if !errors.Is(err, errReplaced) {
+		return r, err
+	}
+	again, stillNot := h.send(ctx, e, q)
+	if stillNot != nil && errors.Is(stillNot, errNoLogin) {
+		return nil, err
+	}
+	return again, stillNot
 }
 
 // send makes q at e with the pass that e wants. A pass that is refused is replaced by a new one, once. It is the only
@@ -53,6 +66,9 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	}
 	for range 3 { // nothing or an old pass, a cached one, a fresh one
 		r, err := h.follow(ctx, e, q, p.header)
+		if err == nil && p.answer.scheme == basic && (r.foreign || r.StatusCode < 400) { // it sent us on: we are welcome
+			h.keys.accept(who)
+		}
 		if err != nil || r.foreign { // whoever answers elsewhere: his challenge is not for us
 			return r, err
 		}

@@ -40,6 +40,7 @@ type shared struct {
 	uplink  line
 	tokens  cache.Group[tokenKey, token]
 	helpers cache.Group[helperKey, login]
+	makers  cache.Group[madeKey, login]
 	conns   conns
 	offline atomic.Bool
 }

@@ -168,6 +168,7 @@ func (h *Hubs) onDemand(name string) (*hub, error) {
 func (h *Hubs) Close() error {
 	h.shared.tokens.Close()
 	h.shared.helpers.Close()
+	h.shared.makers.Close()
 	h.shared.conns.close()
 	return nil
 }

@@ -54,7 +54,7 @@ type Log struct {
 type Upstream struct {
 	Endpoints          []Endpoint   `yaml:"endpoints" doc:"base URLs, tried in order; without any, https:// and the upstream's name"`
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
-	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, to take the login from"`
+	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, or a mounted pull secret of Kubernetes, to take the login from"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
 	Realm              []string     `yaml:"realm" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
 	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
@@ -77,6 +77,10 @@ type Credential struct {
 	Password     upstream.Secret `yaml:"-"` // from the environment only
 	PasswordFile string          `yaml:"password_file" doc:"file that holds the password or token; read anew whenever it is needed, its last line end does not count"`
 	Endpoint     string          `yaml:"endpoint" doc:"host of the only endpoint that it is for; without it, all of the upstream's"`
+
+	AWS    *AWS    `yaml:"aws" doc:"have AWS make the login, in place of a username and a password"`
+	Google *Google `yaml:"google" doc:"have Google make the login, in place of a username and a password"`
+	Azure  *Azure  `yaml:"azure" doc:"have Azure make the login, in place of a username and a password"`
 }
 
 // Uplink bounds what may come from all upstreams together.
@@ -181,6 +185,7 @@ func (c *Config) complete() {
 		if u.Reserve == 0 {
 			u.Reserve = defaultReserve
 		}
+		u.completeClouds()
 	}
 	c.Upstreams = all
 	for i := range c.Tags {
@@ -212,7 +217,7 @@ func (c Config) Hubs() []upstream.Config {
 			hub.Endpoints = append(hub.Endpoints, e.String())
 		}
 		for _, l := range u.Credentials {
-			hub.Credentials = append(hub.Credentials, upstream.Credential(l))
+			hub.Credentials = append(hub.Credentials, l.hub(name))
 		}
 		all = append(all, hub)
 	}
