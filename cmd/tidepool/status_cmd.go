@@ -36,7 +36,7 @@ func statusCmd() *cobra.Command {
 			return err
 		}
 		v := view{there: t, out: cmd.OutOrStdout(), trouble: cmd.ErrOrStderr(), json: asJSON}
-		v.redraw, v.colour = onTerminal(v.out) && !asJSON, inColour(v.out)
+		v.redraw, v.colour, v.height = onTerminal(v.out) && !asJSON, inColour(v.out), func() int { return linesOf(v.out) }
 		if *watch {
 			return v.watch(cmd.Context())
 		}
@@ -49,8 +49,9 @@ func statusCmd() *cobra.Command {
 type view struct {
 	there        *there
 	out, trouble io.Writer
-	json         bool // the document itself
-	redraw       bool // in the place of what was shown before
+	json         bool       // the document itself
+	redraw       bool       // in the place of what was shown before
+	height       func() int // of what it is drawn on, in lines; 0: not known
 	colour       bool
 }
 
@@ -102,7 +103,7 @@ func (v view) watch(ctx context.Context) error {
 func (v view) missing(err error) {
 	text := "tidepool: " + err.Error() + "\n"
 	if v.redraw {
-		_, _ = io.WriteString(v.out, overdrawn(text)) // the next one shows whether out still takes anything
+		_, _ = io.WriteString(v.out, v.overdrawn(text)) // the next one shows whether out still takes anything
 		return
 	}
 	_, _ = io.WriteString(v.trouble, text) // what cannot be said is no reason to end
@@ -120,7 +121,7 @@ func (v view) show(s status, raw json.RawMessage) error {
 	}
 	text := b.String()
 	if v.redraw {
-		text = overdrawn(text)
+		text = v.overdrawn(text)
 	} else if !v.json {
 		text += "\n"
 	}
@@ -128,8 +129,14 @@ func (v view) show(s status, raw json.RawMessage) error {
 	return err
 }
 
-// overdrawn is text in the place of what a terminal shows: line by line, so that nothing flickers.
-func overdrawn(text string) string {
+// overdrawn is text in the place of what a terminal shows: line by line, so that nothing flickers, and only as much as
+// there is room for, so that nothing scrolls.
+func (v view) overdrawn(text string) string {
 	const home, restOfLine, below = "\x1b[H", "\x1b[K", "\x1b[J"
-	return home + strings.ReplaceAll(text, "\n", restOfLine+"\n") + below
+	const wrapNot, wrap = "\x1b[?7l", "\x1b[?7h"
+	lines := strings.SplitAfter(text, "\n")
+	if room := v.height() - 1; room > 0 && len(lines) > room { // the last line is the cursor's
+		lines = lines[:room]
+	}
+	return wrapNot + home + strings.ReplaceAll(strings.Join(lines, ""), "\n", restOfLine+"\n") + below + wrap
 }

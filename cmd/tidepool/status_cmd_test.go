@@ -161,7 +161,7 @@ func viewIn(t *testing.T, serve http.HandlerFunc) (view, func()) {
 	served.Go(func() { _ = s.Serve(l) })
 	x := at("http://admin.test")
 	x.client.Transport.(*http.Transport).DialContext = dial
-	return view{there: x, out: new(bytes.Buffer), trouble: new(bytes.Buffer)}, func() { _ = s.Close(); served.Wait() }
+	return view{there: x, out: new(bytes.Buffer), trouble: new(bytes.Buffer), height: func() int { return 12 }}, func() { _ = s.Close(); served.Wait() }
 }
 
 // TestStatusWatch: a screen every two seconds, over a restart, until the end.
@@ -193,6 +193,9 @@ func TestStatusWatch(t *testing.T) {
 			shown, drawn := strings.Count(out, `1.2.3`), strings.Count(out, "\x1b[H")
 			if shown != 4 || v.redraw != (drawn == 5) || v.redraw == strings.Contains(trouble, "503 Service") || v.redraw != strings.Contains(out, "503 Service") {
 				t.Errorf("%d shown, %d drawn; %s\n%s", shown, drawn, trouble, out)
+			}
+			if drawn > 0 && strings.Count(out, "\x1b[K\n") != 4*11+1 {
+				t.Errorf("%d lines do not fit on 12", strings.Count(out, "\n"))
 			}
 			if v.json && strings.Count(out, "\n") != 4 {
 				t.Error("not a line each")
