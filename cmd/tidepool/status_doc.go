@@ -46,8 +46,8 @@ type tierStatus struct {
 	Budget  int64  `json:"budget_bytes"`
 	Entries *int   `json:"entries,omitempty"`
 	Pinned  *int64 `json:"pinned_bytes,omitempty"` // of used, what is never evicted
-	Scanned *bool  `json:"scanned,omitempty"` // false: it is being read over after the start, and used grows
-	Error   string `json:"error,omitempty"`   // what is wrong with it
+	Scanned *bool  `json:"scanned,omitempty"`      // false: it is being read over after the start, and used grows
+	Error   string `json:"error,omitempty"`        // what is wrong with it
 }
 
 type upstreamStatus struct {
