@@ -50,7 +50,7 @@ func (c *Cache) embarkOnce(ctx context.Context, b *Blob, r *rider, anew, shut bo
 	}
 	if b.rider == nil {
 		if b.From = FromFlight; began {
-			b.From = FromUpstream
+			b.From = fromSource(f.cameVia())
 		}
 	}
 	b.flight, b.rider, b.allowed = f, r, f.admitted(b.who())
@@ -172,7 +172,9 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 	}
 	f.begun = UrgencyOf(ctx)
 	f.ahead = f.begun >= Warming
+	f.direct = DirectOf(ctx)
 	ctx = withLiveUrgency(c.doubts.tell(context.WithoutCancel(ctx), key), f.urgency)
+	ctx = withLiveDirect(ctx, f.isDirect)
 	f.ctx, f.stop = context.WithCancel(ctx)
 	c.flights[key] = f
 	c.flying.Add(1)

@@ -25,6 +25,7 @@ type (
 	hopsKey    struct{}
 	doubtsKey  struct{}
 	spareKey   struct{}
+	directKey  struct{}
 )
 
 // WithCaller returns ctx with c as the one who asks.
@@ -81,6 +82,29 @@ func WithSpare(ctx context.Context) context.Context {
 func SpareOf(ctx context.Context) bool {
 	spare, _ := ctx.Value(spareKey{}).(bool)
 	return spare
+}
+
+// WithDirect returns ctx for an asker who must be answered without another member of the cluster being asked to fetch
+// anything: it is one itself, and may be waiting for that one.
+func WithDirect(ctx context.Context) context.Context {
+	return context.WithValue(ctx, directKey{}, true)
+}
+
+// DirectOf reports whether no other member may be asked to fetch anything, now: of what several wait for, that is so if
+// it is so for one of them.
+func DirectOf(ctx context.Context) bool {
+	switch d := ctx.Value(directKey{}).(type) {
+	case bool:
+		return d
+	case func() bool:
+		return d()
+	}
+	return false
+}
+
+// withLiveDirect returns ctx for what others come and go to wait for.
+func withLiveDirect(ctx context.Context, direct func() bool) context.Context {
+	return context.WithValue(ctx, directKey{}, direct)
 }
 
 // WithDoubts returns ctx for content of which so many of the last answers turned out to be something else: a source

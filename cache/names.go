@@ -23,6 +23,7 @@ type resolved struct {
 	name
 	doc  *document
 	aged Aged
+	via  string // the member that it came by
 }
 
 func (r resolved) found(from Tier) Found {
@@ -84,7 +85,7 @@ func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Foun
 // refresh asks about a name behind the answer that has just been given of it.
 func (c *Cache) refresh(ctx context.Context, who asked, known resolved) {
 	if !c.sulking(who) {
-		c.names.Start(WithUrgency(ctx, Revalidation), who, func(ctx context.Context) (resolved, error) {
+		c.names.Start(WithUrgency(ctx, Revalidation), errandOf(ctx, who), func(ctx context.Context) (resolved, error) {
 			return c.ask(ctx, who, known, true, false)
 		})
 	}
@@ -100,9 +101,9 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 		patience = hurry
 	}
 	ask := func(ctx context.Context) (resolved, error) { return c.ask(ctx, who, known, have, body) }
-	r, joined, err := c.names.Do(ctx, who, patience, ask)
+	r, joined, err := c.names.Do(ctx, errandOf(ctx, who), patience, ask)
 	if joined && grudged(ctx, err) {
-		r, joined, err = c.names.Do(ctx, who, patience, ask)
+		r, joined, err = c.names.Do(ctx, errandOf(ctx, who), patience, ask)
 	}
 	switch {
 	case errors.Is(err, errSlow):
@@ -110,7 +111,7 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 	case joined:
 		return r, FromFlight, err
 	}
-	return r, FromUpstream, err
+	return r, fromSource(r.via), err
 }
 
 // recall is what is known of a name. Of a list that is nothing if its content is not held.
@@ -203,7 +204,7 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
 	a, err := c.question(ctx, who.ref, known, have, body)
 	if errors.Is(err, ErrUnchanged) && have {
-		known.asOf = c.since(a)
+		known.asOf, known.via = c.since(a), a.Via
 		return known.as(Unchanged), nil
 	}
 	if err != nil {
@@ -236,7 +237,7 @@ func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, bod
 
 // learn is what the source says a name is; its content, where that came along, is kept.
 func (c *Cache) learn(who asked, a Answer) (resolved, error) {
-	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}}
+	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}, via: a.Via}
 	if a.Body != nil {
 		doc, err := c.receive(who, a)
 		if err != nil {
