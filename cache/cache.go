@@ -36,6 +36,11 @@ type Options struct {
 	Aging        func(Ref) Aging            // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
 	Absence      time.Duration              // how long a source is believed that it does not have something; 0: 30 s
 	Private      func(registry string) bool // whether an upstream is asked with credentials; for "": any; nil: none
+
+	// Callers says of an upstream that is asked with its callers' own logins for how long its yes to one of them is good
+	// for the whole repository; 0, or nil: it is asked with ours.
+	Callers func(registry string) time.Duration
+
 	ProvenRanges bool                       // ranges of what is still arriving wait until its digest is proven
 	Fill         Fill                       // what becomes of a blob of which only ranges are asked for
 	ScrubRate    int64                      // bytes per second read to look for rot; 0: 8 MiB/s; negative: never
@@ -81,19 +86,21 @@ func (f Found) Stale() bool { return f.Aged == Unconfirmed }
 
 // Cache is the store. It is ready when New returns it and must be closed.
 type Cache struct {
-	o      Options
-	src    Source
-	log    *zap.Logger
-	disk   *disk
-	memory *memory
-	facts  *table
-	doubts doubts
-	stats  counters
+	o       Options
+	src     Source
+	permits *permits // below src
+	log     *zap.Logger
+	disk    *disk
+	memory  *memory
+	facts   *table
+	doubts  doubts
+	stats   counters
 
 	names     Group[asked, resolved]
 	documents Group[asked, *document]
 	checks    Group[asked, Found]
 	proofs    Group[asked, struct{}]
+	renewals  Group[asked, struct{}]
 	sulks     sync.Map // asked → time.Time: not asked again before, for it was not answered
 
 	stop   context.CancelFunc // of the background work
@@ -142,8 +149,9 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
+	p := witnessed(src, o.Callers)
 	c := &Cache{
-		o: o, src: remembering(src, o.Absence), log: o.Log, disk: d, memory: m,
+		o: o, src: remembering(p, o.Absence), permits: p, log: o.Log, disk: d, memory: m,
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}
@@ -185,6 +193,7 @@ func (c *Cache) Close() error {
 	c.documents.Close()
 	c.checks.Close()
 	c.proofs.Close()
+	c.renewals.Close()
 	c.flying.Wait()
 	c.stop()
 	c.work.Wait()

@@ -61,7 +61,7 @@ func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Foun
 	known, have := c.recall(who)
 	is := unusable
 	if have {
-		is = c.conditionOf(ref, known.asOf)
+		is = c.conditionOf(who, known.asOf)
 	}
 	switch {
 	case is == fresh:
@@ -154,13 +154,13 @@ func (c *Cache) offend(who asked, err error) {
 
 // ask asks the source about a name. Where that fails, the answer is what is known, if it will do.
 func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
-	if r, ok := c.recall(who); ok && c.conditionOf(who.ref, r.asOf) == fresh {
+	if r, ok := c.recall(who); ok && c.conditionOf(who, r.asOf) == fresh {
 		return r.after(known, have), nil // another has asked since this one looked
 	}
 	if have {
 		c.stats.revalidated.Add(1)
 	}
-	usable := have && c.conditionOf(who.ref, known.asOf) != unusable
+	usable := have && c.conditionOf(who, known.asOf) != unusable
 	if usable {
 		ctx = WithSpare(ctx)
 	}
@@ -175,7 +175,7 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 		c.log.Info("gone upstream, and kept", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf))
 		return known.as(Unconfirmed), nil
 	case errors.Is(err, ErrNotFound):
-		c.facts.put(nameKey(who), nil) // gone; what it was stays held by its digest
+		c.setName(who, nil) // gone; what it was stays held by its digest
 	case errors.Is(err, ErrDenied):
 		c.revoke(who)
 	case errors.Is(err, ErrUnsupported) || errors.Is(err, ErrClosed):
@@ -218,7 +218,7 @@ func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body 
 
 // question asks in the cheapest way that answers: a HEAD where the content is not wanted or may be held.
 func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, body bool) (Answer, error) {
-	if body && !have {
+	if body && !have && !c.rumoured(ref) {
 		return c.src.Open(ctx, ref, Whole)
 	}
 	a, err := c.src.Resolve(ctx, ref, Want{N: -1, Known: known.Digest})
@@ -255,7 +255,7 @@ func (c *Cache) since(a Answer) time.Time {
 
 // remember notes what a name is; and the yes that lies in it, for content that its registry has shown to have.
 func (c *Cache) remember(who asked, n name) {
-	c.facts.put(nameKey(who), n.encode())
+	c.setName(who, n.encode())
 	if who.ref.Kind == KindManifest && c.possesses(who.ref.Registry, n.Digest) {
 		c.grant(who.at(n.Digest), n.Size)
 	}
