@@ -33,17 +33,13 @@ type Options struct {
 	Disk   int64  // budget of the disk tier in bytes; 0: 80 % of the file system
 	Memory int64  // budget of the memory tier in bytes; 0: 64 MiB
 
-	Aging        func(Ref) Aging            // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
-	Absence      time.Duration              // how long a source is believed that it does not have something; 0: 30 s
-	Private      func(registry string) bool // whether an upstream is asked with credentials; for "": any; nil: none
-
-	// Callers says of an upstream that is asked with its callers' own logins for how long its yes to one of them is good
-	// for the whole repository; 0, or nil: it is asked with ours.
-	Callers func(registry string) time.Duration
-
-	ProvenRanges bool                       // ranges of what is still arriving wait until its digest is proven
-	Fill         Fill                       // what becomes of a blob of which only ranges are asked for
-	ScrubRate    int64                      // bytes per second read to look for rot; 0: 8 MiB/s; negative: never
+	Aging        func(Ref) Aging                     // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
+	Absence      time.Duration                       // how long a source is believed that it does not have something; 0: 30 s
+	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none
+	Callers      func(registry string) time.Duration // how long its yes to a caller's own login is good for a repository; 0, nil: it is asked with ours
+	ProvenRanges bool                                // ranges of what is still arriving wait until its digest is proven
+	Fill         Fill                                // what becomes of a blob of which only ranges are asked for
+	ScrubRate    int64                               // bytes per second read to look for rot; 0: 8 MiB/s; negative: never
 
 	FS  FS               // nil: the operating system's
 	Now func() time.Time // the wall clock; nil: time.Now

@@ -71,7 +71,8 @@ func (d *dockerConfig) login(ctx context.Context, o origin) (login, error) {
 	for _, key := range slices.Sorted(maps.Keys(doc.Auths)) {
 		a := doc.Auths[key]
 		if slices.Contains(names, serverName(key)) && a != (authn.AuthConfig{}) {
-			return login{a.Username, Secret(a.Password), Secret(a.IdentityToken), Secret(a.RegistryToken)}, nil
+			return login{username: a.Username, password: Secret(a.Password), identity: Secret(a.IdentityToken),
+				bearer: Secret(a.RegistryToken)}, nil
 		}
 	}
 	if doc.CredsStore == "" {

@@ -99,6 +99,9 @@ func (e *endpoint) save(registry string) savedEndpoint {
 	s := savedEndpoint{Registry: registry, URL: e.base.String()}
 	e.books.mu.Lock()
 	for _, name := range slices.Sorted(maps.Keys(e.books.all)) {
+		if isGuest(name) {
+			continue
+		}
 		l := e.books.all[name]
 		s.Accounts = append(s.Accounts, savedAccount{
 			Account: name, Limit: l.limit, Remaining: l.remaining, Window: int64(l.window / time.Second), Source: l.source,
