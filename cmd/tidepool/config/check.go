@@ -169,10 +169,28 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 			l.bad = append(l.bad, key+".credentials")
 		}
 	}
+	l.checkAccess(key, u)
 	for i, e := range u.Endpoints {
 		if e.exposed() && u.hasLogin() && !u.CleartextLogin {
 			l.wrong(fmt.Sprintf("%s.endpoints[%d]", key, i), "the login would cross the network unencrypted: use https, or say cleartext_login: true")
 		}
+	}
+}
+
+// longestAccess bounds what somebody who was locked out elsewhere may still have here.
+const longestAccess = 24 * time.Hour
+
+func (l *layers) checkAccess(key string, u *Upstream) {
+	_, said := l.origins[key+".access_for"]
+	switch {
+	case u.Access == Caller && u.hasOwnLogin():
+		l.wrong(key+".access", "with access: caller each client's own login is shown to the upstream, and none of ours: "+
+			"take its credentials, docker_config or TIDEPOOL_PASSWORD_ variable out, or say access: shared")
+	case u.Access != Caller && said:
+		l.wrong(key+".access_for", "only with access: caller is anybody's permission remembered: say that too, or leave this out")
+	case u.Access == Caller && said && (time.Duration(u.AccessFor) < time.Second || time.Duration(u.AccessFor) > longestAccess):
+		l.wrong(key+".access_for", "want 1s to %s: the upstream is asked once in this time for each client and repository",
+			Duration(longestAccess))
 	}
 }
 

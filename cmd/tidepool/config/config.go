@@ -54,6 +54,8 @@ type Upstream struct {
 	Endpoints          []Endpoint   `yaml:"endpoints" doc:"base URLs, tried in order; without any, https:// and the upstream's name"`
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
 	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, to take the login from"`
+	Access             Access       `yaml:"access" doc:"whose permission counts: shared (ours; who comes in may have it) or caller (each client's own login is shown to the upstream)"`
+	AccessFor          Duration     `yaml:"access_for" doc:"with access: caller, how long the upstream's yes to a client is good for a repository"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
 	Realm              []string     `yaml:"realm" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
 	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
@@ -147,6 +149,9 @@ const defaultFresh = 5 * time.Minute
 // one client cannot take every descriptor.
 const defaultConnections = 512
 
+// defaultAccessFor is how long a pull with all its layers takes, mostly, and as soon as anybody is locked out elsewhere.
+const defaultAccessFor = Duration(5 * time.Minute)
+
 // defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
 const defaultFetches = 64
 
@@ -174,6 +179,12 @@ func (c *Config) complete() {
 	for name, u := range all {
 		if len(u.Endpoints) == 0 {
 			u.Endpoints = []Endpoint{usualEndpoint(name)}
+		}
+		if u.Access == "" {
+			u.Access = Shared
+		}
+		if u.Access == Caller && u.AccessFor == 0 {
+			u.AccessFor = defaultAccessFor
 		}
 		if u.Fetches == 0 {
 			u.Fetches = defaultFetches
@@ -203,7 +214,7 @@ func (c Config) Hubs() []upstream.Config {
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		u := c.Upstreams[name]
 		hub := upstream.Config{
-			Name: name, DockerConfig: u.DockerConfig, Realms: u.Realm, RedirectHosts: u.RedirectHosts,
+			Name: name, DockerConfig: u.DockerConfig, Guests: c.Callers(name), Realms: u.Realm, RedirectHosts: u.RedirectHosts,
 			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
 			Offline: u.Offline, Fetches: u.Fetches, Limit: int64(u.Limit),
 			Reserve: int(u.Reserve), Requests: upstream.Pace(u.Requests), CredentialsTogether: u.Together,
@@ -232,6 +243,14 @@ func (c Config) Aging(ref cache.Ref) cache.Aging {
 	}
 }
 
+// Callers is how long a registry's yes to a client's own login is good; 0: it is not asked with those.
+func (c Config) Callers(registry string) time.Duration {
+	if u := c.Upstreams[registry]; u != nil && u.Access == Caller {
+		return time.Duration(u.AccessFor)
+	}
+	return 0
+}
+
 // Private reports whether a registry is asked with a login; for "", whether any is.
 func (c Config) Private(registry string) bool {
 	for name, u := range c.Upstreams {
@@ -242,4 +261,7 @@ func (c Config) Private(registry string) bool {
 	return false
 }
 
-func (u *Upstream) hasLogin() bool { return len(u.Credentials) > 0 || u.DockerConfig != "" }
+// hasLogin reports whether what is had of u may be a secret.
+func (u *Upstream) hasLogin() bool { return u.hasOwnLogin() || u.Access == Caller }
+
+func (u *Upstream) hasOwnLogin() bool { return len(u.Credentials) > 0 || u.DockerConfig != "" }

@@ -324,6 +324,9 @@ type (
 	// OnDelete says what becomes of a tag that its upstream has no more.
 	OnDelete string
 
+	// Access says whose permission counts at an upstream.
+	Access string
+
 	// Fill says when a blob of which only ranges were asked for is fetched whole.
 	Fill string
 )
@@ -342,6 +345,18 @@ func (Fill) Words() []string { return []string{"auto", "whole", "asked"} }
 
 // Words are what OnDelete may be.
 func (OnDelete) Words() []string { return []string{"follow", "keep"} }
+
+// The two sorts of Access.
+const (
+	Shared Access = "shared" // ours
+	Caller Access = "caller" // each client's own
+)
+
+// Words lists what may be said, the usual first.
+func (Access) Words() []string { return []string{string(Shared), string(Caller)} }
+
+// UnmarshalText takes one of Words.
+func (a *Access) UnmarshalText(b []byte) error { return choose(a, b) }
 
 func (f *LogFormat) UnmarshalText(b []byte) error { return choose(f, b) }
 func (l *LogLevel) UnmarshalText(b []byte) error  { return choose(l, b) }
