@@ -65,11 +65,11 @@ func (p *permits) Open(ctx context.Context, ref Ref, want Want) (Answer, error) 
 	return a, err
 }
 
-// hear notes the answer to a question that was asked at a time. Where who may not look is told that there is nothing, a
-// 404 is a no; where not, it costs one question.
+// hear notes the answer to a question that was asked at a time. That one thing is not there is no word on the others,
+// even where those who may not look are told so: the yes ends soon enough.
 func (p *permits) hear(who asked, began time.Time, err error) {
 	yes := err == nil || errors.Is(err, ErrUnchanged)
-	if p.last(who.ref.Registry) == 0 || !yes && !errors.Is(err, ErrDenied) && !errors.Is(err, ErrNotFound) {
+	if p.last(who.ref.Registry) == 0 || !yes && !errors.Is(err, ErrDenied) {
 		return
 	}
 	p.mu.Lock()

@@ -146,7 +146,7 @@ func (a *answer) personal(r *refusal, err error) *refusal {
 	case errors.Is(err, cache.ErrNotFound):
 		r.message = ref + ": " + registry + " has no such thing, or does not show it to this login"
 	case errors.Is(err, cache.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		r.message = sentence(ref+": "+registry+" cannot be asked whether this login may have it",
+		r.message = sentence(ref+": "+registry+" cannot be asked for it, nor whether this login may have it",
 			"without its word nothing of it goes out, held or not: try again later")
 	}
 	return r
