@@ -240,3 +240,48 @@ func TestBackToShared(t *testing.T) {
 		}
 	}
 }
+
+// That there is nothing for one is no word to another, and that there is nothing any more is a no, whatever the rule for
+// names that are gone.
+func TestNothingForSome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub()
+		var gone list
+		gone.set("eve")
+		hidden := func(r request) error {
+			gone.mu.Lock()
+			defer gone.mu.Unlock()
+			if slices.Contains(gone.may, r.caller) {
+				return ErrNotFound
+			}
+			return nil
+		}
+		h.head = hidden
+		h.turn = func(r request) turn { return turn{err: hidden(r)} }
+		tag := h.tag("reg.test", "team/a", "1", manifestOf(1))
+		o := withCallers()
+		o.Absence = time.Hour
+		o.Aging = func(Ref) Aging { return Aging{Fresh: Forever, Stale: Forever, Keep: true} }
+		c := open(t, h, o)
+		ask := func(caller Caller, want error) {
+			t.Helper()
+			for _, ref := range []Ref{tag, tag.At(Sum(manifestOf(1)))} {
+				ctx := WithCaller(t.Context(), caller)
+				if _, err := c.Open(ctx, ref, Whole); !errors.Is(err, want) {
+					t.Errorf("%s, %s: %v", caller, ref, err)
+				}
+				if found, err := c.Stat(ctx, ref); !errors.Is(err, want) {
+					t.Errorf("%s, %s: %+v, %v", caller, ref, found, err)
+				}
+			}
+		}
+		ask("eve", ErrNotFound)
+		ask("alice", nil)
+		ask("eve", ErrNotFound)
+		gone.set("alice", "eve")
+		time.Sleep(lasting)
+		ask("alice", ErrNotFound)
+		h.down = true
+		ask("alice", ErrNotFound)
+	})
+}

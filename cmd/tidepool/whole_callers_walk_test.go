@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	walks, steps = 30, 150 // some seconds in all
+	walks, steps = 18, 150 // some seconds in all
 	// A permission that was withdrawn may live on for as long as the yes, which may have been given to a token that was
 	// made just before.
 	accessFor, tokenLife = 5 * time.Minute, time.Minute
@@ -53,6 +53,13 @@ type walk struct {
 
 type pair struct{ user, repo string }
 
+// agings are rules by which names age; none of them is a permission.
+var agings = []string{
+	"",
+	"tags: [{match: '**', fresh: forever, on_delete: keep}]\n",
+	"tags: [{match: '**', fresh: 10s, grace: 1h, on_delete: keep}]\n",
+}
+
 func newWalk(t *testing.T, seed uint64) *walk {
 	w := &walk{
 		house: &house{hub: origintest.New()}, rand: rand.New(rand.NewPCG(seed, 1)), seed: seed, hides: seed%3 == 0,
@@ -78,7 +85,7 @@ func newWalk(t *testing.T, seed uint64) *walk {
 	}
 	n := new(origintest.Net)
 	origintest.ServeIn(t, n, "corp.test:80", w.hub)
-	w.pool = fill(t, plan{net: n, hubs: map[string]string{}, file: asking})
+	w.pool = fill(t, plan{net: n, hubs: map[string]string{}, file: asking + agings[seed/3%3]})
 	return w
 }
 
