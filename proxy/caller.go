@@ -91,7 +91,7 @@ var unauthorized = verdict{http.StatusUnauthorized, "UNAUTHORIZED", refused}
 
 // wantLogin asks for a login by the only scheme that needs nothing but this answer.
 func wantLogin(message string) *refusal {
-	return refuse(unauthorized, "%s", message).with("WWW-Authenticate", `Basic realm="tidepool"`)
+	return refuse(unauthorized, "%s", message).with("Www-Authenticate", `Basic realm="tidepool"`)
 }
 
 // knock answers the question by which podman, skopeo, CRI-O and docker learn whether to send their login at all: those

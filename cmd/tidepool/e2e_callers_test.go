@@ -22,6 +22,7 @@ type guests struct {
 	hub  *registry
 	pool *tidepool
 	imgs []*image
+	open *image // that everybody may have
 }
 
 func newGuests(t *testing.T) *guests {
@@ -33,10 +34,14 @@ func newGuests(t *testing.T) *guests {
 	mine := k.oci(own(), types.OCILayer, 2, 1<<20)
 	g.imgs = []*image{k.tag("docker.io", "one", one, one), k.tag("docker.io", "two", two, two),
 		k.tag("docker.io", "three", k.index(types.OCIImageIndex, mine, k.oci(other(), types.OCILayer, 1, 1<<10)), mine)}
-	push(t, open(t, dir, false).addr, g.imgs...)
-	g.grant("alice", "team/app")
-	g.grant("carol", "team/app")
-	g.grant("bob", "team/other")
+	k.repo = "team/open"
+	four := k.docker2(own(), 1, 1<<20)
+	g.open = k.tag("docker.io", "four", four, four)
+	push(t, open(t, dir, false).addr, append(g.imgs, g.open)...)
+	g.grant("", "team/open")
+	g.grant("alice", "team/app", "team/open")
+	g.grant("carol", "team/app", "team/open")
+	g.grant("bob", "team/other", "team/open")
 	g.hub = guarded(t, dir, g.auth())
 	conf := mustWrite(t, filepath.Join(t.TempDir(), "config.yaml"), fmt.Sprintf(
 		"upstreams:\n  docker.io: {endpoints: [\"http://%s\"], access: caller, realm: [%q]}\nmissing: 0s\n", g.hub.addr, g.URL))
@@ -86,9 +91,9 @@ func (g *guests) podmanAs(t *testing.T) wayIn {
 			mustWrite(t, auth, "{}")
 		}
 		_, err := try(p.env, "podman", slices.Concat(p.args, []string{"pull", "-q", "--authfile", auth, "--tls-verify=false",
-			"--signature-policy", policy, g.name(img)})...)
+			"--signature-policy", policy, img.ref()})...) // which registries.conf leads here
 		if err == nil {
-			p.run(t, "image", "rm", "-f", g.name(img))
+			p.run(t, "image", "rm", "-f", img.ref())
 		}
 		return err
 	}}
@@ -186,6 +191,12 @@ func TestLoginsOfClients(t *testing.T) {
 					case !may && err == nil:
 						t.Errorf("LEAK: %s of %q came", img.tag, user)
 					}
+				}
+			}
+			for _, user := range []string{"bob", "", "alice"} {
+				// dockerd sends nothing at all where it has no login for who asks for one.
+				if err := w.pull(t, user, g.open); (err != nil) != (user == "" && strings.HasPrefix(w.name, "docker")) {
+					t.Errorf("what everybody may have, %q: %v", user, err)
 				}
 			}
 			t.Logf("%-36s alice: pulled, bob: refused, nobody: refused", w.name)

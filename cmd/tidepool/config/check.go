@@ -177,9 +177,6 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 	}
 }
 
-// longestAccess bounds what somebody who was locked out elsewhere may still have here.
-const longestAccess = 24 * time.Hour
-
 func (l *layers) checkAccess(key string, u *Upstream) {
 	_, said := l.origins[key+".access_for"]
 	switch {
@@ -188,9 +185,6 @@ func (l *layers) checkAccess(key string, u *Upstream) {
 			"take its credentials, docker_config or TIDEPOOL_PASSWORD_ variable out, or say access: shared")
 	case u.Access != Caller && said:
 		l.wrong(key+".access_for", "only with access: caller is anybody's permission remembered: say that too, or leave this out")
-	case u.Access == Caller && said && (time.Duration(u.AccessFor) < time.Second || time.Duration(u.AccessFor) > longestAccess):
-		l.wrong(key+".access_for", "want 1s to %s: the upstream is asked once in this time for each client and repository",
-			Duration(longestAccess))
 	}
 }
 

@@ -55,7 +55,7 @@ type Upstream struct {
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
 	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, to take the login from"`
 	Access             Access       `yaml:"access" doc:"whose permission counts: shared (ours; who comes in may have it) or caller (each client's own login is shown to the upstream)"`
-	AccessFor          Duration     `yaml:"access_for" doc:"with access: caller, how long the upstream's yes to a client is good for a repository"`
+	AccessFor          Term         `yaml:"access_for" doc:"with access: caller, how long the upstream's yes to a client is good for a repository"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
 	Realm              []string     `yaml:"realm" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
 	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
@@ -150,7 +150,7 @@ const defaultFresh = 5 * time.Minute
 const defaultConnections = 512
 
 // defaultAccessFor is how long a pull with all its layers takes, mostly, and as soon as anybody is locked out elsewhere.
-const defaultAccessFor = Duration(5 * time.Minute)
+const defaultAccessFor = Term(5 * time.Minute)
 
 // defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
 const defaultFetches = 64

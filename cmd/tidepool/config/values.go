@@ -224,6 +224,29 @@ func (b Bound) time() time.Duration {
 	return time.Duration(b)
 }
 
+// Term is how long somebody's permission is believed: at least a second, and at most longestTerm.
+type Term time.Duration
+
+// longestTerm bounds what somebody who was locked out elsewhere may still have here.
+const longestTerm = Term(24 * time.Hour)
+
+// UnmarshalText reads a Duration within the bounds.
+func (t *Term) UnmarshalText(text []byte) error {
+	var d Duration
+	if err := d.UnmarshalText(text); err != nil {
+		return err
+	}
+	if *t = Term(d); *t < Term(time.Second) || *t > longestTerm {
+		return fmt.Errorf("%q: want 1s to %s", text, longestTerm)
+	}
+	return nil
+}
+
+// MarshalText writes t as String does.
+func (t Term) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+func (t Term) String() string { return Duration(t).String() }
+
 func (d Duration) String() string {
 	const day = Duration(24 * time.Hour)
 	switch {
