@@ -177,17 +177,6 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 	}
 }
 
-func (l *layers) checkAccess(key string, u *Upstream) {
-	_, said := l.origins[key+".access_for"]
-	switch {
-	case u.Access == Caller && u.hasOwnLogin():
-		l.wrong(key+".access", "with access: caller each client's own login is shown to the upstream, and none of ours: "+
-			"take its credentials, docker_config or TIDEPOOL_PASSWORD_ variable out, or say access: shared")
-	case u.Access != Caller && said:
-		l.wrong(key+".access_for", "only with access: caller is anybody's permission remembered: say that too, or leave this out")
-	}
-}
-
 // checkHubs has the upstreams' clients look at what is theirs. It needs no network.
 func (l *layers) checkHubs() {
 	hubs, err := upstream.New(l.Hubs(), upstream.Options{})

@@ -149,9 +149,6 @@ const defaultFresh = 5 * time.Minute
 // one client cannot take every descriptor.
 const defaultConnections = 512
 
-// defaultAccessFor is how long a pull with all its layers takes, mostly, and as soon as anybody is locked out elsewhere.
-const defaultAccessFor = Term(5 * time.Minute)
-
 // defaultFetches keeps one slow hub from taking every descriptor, and is more than one client opens (dockerd: 3).
 const defaultFetches = 64
 
@@ -241,14 +238,6 @@ func (c Config) Aging(ref cache.Ref) cache.Aging {
 		Fresh: time.Duration(rule.Fresh), Grace: time.Duration(rule.Grace), Stale: rule.StaleIfError.time(),
 		Keep: rule.OnDelete == "keep",
 	}
-}
-
-// Callers is how long a registry's yes to a client's own login is good; 0: it is not asked with those.
-func (c Config) Callers(registry string) time.Duration {
-	if u := c.Upstreams[registry]; u != nil && u.Access == Caller {
-		return time.Duration(u.AccessFor)
-	}
-	return 0
 }
 
 // Private reports whether a registry is asked with a login; for "", whether any is.

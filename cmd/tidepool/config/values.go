@@ -224,29 +224,6 @@ func (b Bound) time() time.Duration {
 	return time.Duration(b)
 }
 
-// Term is how long somebody's permission is believed: at least a second, and at most longestTerm.
-type Term time.Duration
-
-// longestTerm bounds what somebody who was locked out elsewhere may still have here.
-const longestTerm = Term(24 * time.Hour)
-
-// UnmarshalText reads a Duration within the bounds.
-func (t *Term) UnmarshalText(text []byte) error {
-	var d Duration
-	if err := d.UnmarshalText(text); err != nil {
-		return err
-	}
-	if *t = Term(d); *t < Term(time.Second) || *t > longestTerm {
-		return fmt.Errorf("%q: want 1s to %s", text, longestTerm)
-	}
-	return nil
-}
-
-// MarshalText writes t as String does.
-func (t Term) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
-
-func (t Term) String() string { return Duration(t).String() }
-
 func (d Duration) String() string {
 	const day = Duration(24 * time.Hour)
 	switch {
@@ -347,9 +324,6 @@ type (
 	// OnDelete says what becomes of a tag that its upstream has no more.
 	OnDelete string
 
-	// Access says whose permission counts at an upstream.
-	Access string
-
 	// Fill says when a blob of which only ranges were asked for is fetched whole.
 	Fill string
 )
@@ -368,18 +342,6 @@ func (Fill) Words() []string { return []string{"auto", "whole", "asked"} }
 
 // Words are what OnDelete may be.
 func (OnDelete) Words() []string { return []string{"follow", "keep"} }
-
-// The two sorts of Access.
-const (
-	Shared Access = "shared" // ours
-	Caller Access = "caller" // each client's own
-)
-
-// Words lists what may be said, the usual first.
-func (Access) Words() []string { return []string{string(Shared), string(Caller)} }
-
-// UnmarshalText takes one of Words.
-func (a *Access) UnmarshalText(b []byte) error { return choose(a, b) }
 
 func (f *LogFormat) UnmarshalText(b []byte) error { return choose(f, b) }
 func (l *LogLevel) UnmarshalText(b []byte) error  { return choose(l, b) }
