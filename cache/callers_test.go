@@ -267,11 +267,11 @@ func TestNothingForSome(t *testing.T) {
 			t.Helper()
 			for _, ref := range []Ref{tag, tag.At(Sum(manifestOf(1)))} {
 				ctx := WithCaller(t.Context(), caller)
-				if _, err := c.Open(ctx, ref, Whole); !errors.Is(err, want) {
-					t.Errorf("%s, %s: %v", caller, ref, err)
-				}
 				if found, err := c.Stat(ctx, ref); !errors.Is(err, want) {
 					t.Errorf("%s, %s: %+v, %v", caller, ref, found, err)
+				}
+				if _, err := c.Open(ctx, ref, Whole); !errors.Is(err, want) {
+					t.Errorf("%s, %s: %v", caller, ref, err)
 				}
 			}
 		}
