@@ -150,12 +150,15 @@ func TestArrivingOutlivesPermission(t *testing.T) {
 			time.Sleep(lasting / 2)
 			who.set("bob")
 			time.Sleep(lasting)
+			if c.Stats().Flights == 0 {
+				t.Fatalf("%s: nothing is arriving any more", name)
+			}
 			for _, caller := range []Caller{"alice", "eve"} {
 				ctx := WithCaller(t.Context(), caller)
 				if _, err := c.Open(ctx, ref, Whole); !errors.Is(err, ErrDenied) {
 					t.Errorf("%s, %s comes anew: %v", name, caller, err)
 				}
-				for _, off := range []int64{100, 3 << 20} { // what has passed, and what is to come
+				for _, off := range []int64{100, 3 << 20, 5 << 20, 6 << 20} { // what has passed, and what is to come
 					if _, err := c.Open(ctx, ref, Want{Off: off, N: 10}); !errors.Is(err, ErrDenied) {
 						t.Errorf("%s, %s comes for a part: %v", name, caller, err)
 					}

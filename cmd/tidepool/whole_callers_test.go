@@ -362,3 +362,47 @@ func TestLoginsOfCallers(t *testing.T) {
 		}
 	})
 }
+
+// A registry that claims what a caller has pulled of another gets nothing of it for anybody, and no login of the other's.
+func TestClaimedDigestOfCallers(t *testing.T) {
+	bubble(t, "claims", func(t *testing.T) {
+		corp, evil, n := origintest.New(), origintest.New(), new(origintest.Net)
+		corp.RequireToken(origintest.TokenServer{})
+		corp.Private()
+		corp.Account("alice", "pass of alice", secretRepo)
+		img := corp.PutImage(secretRepo, "latest", origintest.Spec{Layers: []origintest.Layer{{Size: 200 << 10, Form: origintest.Raw}, {Size: 1000, Form: origintest.Raw}}})
+		origintest.ServeIn(t, n, "corp.test:80", corp)
+		origintest.ServeIn(t, n, "evil.test:80", evil)
+		for _, access := range []string{"shared", "caller"} {
+			w := fill(t, plan{net: n, hubs: map[string]string{}, file: asking[:strings.Index(asking, "hosts:")] +
+				"  evil.test: {endpoints: ['http://evil.test'], cleartext_login: true, access: " + access + "}\n"})
+			w.get("/v2/corp.test/"+secretRepo+"/manifests/latest", as("alice")...).brings(t, img.Top.Content)
+			for _, b := range img.Blobs {
+				w.get("/v2/corp.test/"+secretRepo+"/blobs/"+b.Digest.String(), as("alice")...).brings(t, b.Content)
+			}
+			w.settled()
+			for i, it := range append(img.Blobs, img.Top) {
+				fake := origintest.Synthetic(uint64(100+i), it.Size)
+				evil.PutBlob("team/app", fake.Named(it.Digest))
+				evil.PutManifest("team/app", "latest", origintest.OCIManifest, fake.Named(it.Digest))
+				for _, user := range []string{"alice", "mallory", ""} {
+					for _, path := range []string{"blobs/" + it.Digest.String(), "manifests/" + it.Digest.String(), "manifests/latest"} {
+						for _, header := range [][]string{nil, {"Range", "bytes=0-99"}, {"Range", "bytes=-100"}} {
+							a := w.get("/v2/evil.test/team/app/"+path, append(as(user), header...)...)
+							own := it.Content.Bytes()
+							for _, piece := range [][]byte{own[:40], own[len(own)/2:][:40], own[len(own)-40:]} {
+								if strings.Contains(string(a.body), string(piece)) {
+									t.Errorf("LEAK: %s of evil.test (%s) to %q, %v: %v", path, access, user, header, a)
+								}
+							}
+						}
+					}
+				}
+			}
+			w.close()
+		}
+		for _, r := range evil.Requests(origintest.Where(func(r *origintest.Request) bool { return r.Authorized() })) {
+			t.Errorf("evil.test, which asked for no login, was shown one: %s", r.Path)
+		}
+	})
+}
