@@ -229,19 +229,25 @@ func TestBackToShared(t *testing.T) {
 	o := withCallers()
 	o.Dir = t.TempDir()
 	c := open(t, h, o)
-	for _, ref := range []Ref{blob, tag} {
-		if _, err := c.Open(WithCaller(t.Context(), "alice"), ref, Whole); err != nil {
-			t.Fatal(err)
-		}
+	alice := WithCaller(t.Context(), "alice")
+	if _, _, err := pull(alice, c, blob, noise(1, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open(alice, tag, Whole); err != nil {
+		t.Fatal(err)
 	}
 	shut(t, c)
 	o.Callers = nil
-	c = open(t, h, o)
-	for _, ctx := range []context.Context{t.Context(), WithCaller(t.Context(), "eve")} {
-		for _, ref := range []Ref{blob, tag, tag.At(Sum(manifestOf(1)))} {
+	for _, ref := range []Ref{blob, tag, tag.At(Sum(manifestOf(1)))} { // each by itself: a no is remembered
+		for _, ctx := range []context.Context{t.Context(), WithCaller(t.Context(), "eve")} {
+			c = open(t, h, o)
 			if found, err := c.Stat(ctx, ref); !errors.Is(err, ErrDenied) {
 				t.Errorf("%s: %+v, %v", ref, found, err)
 			}
+			if c.facts.get(nameKey(asked{tag, "alice"})) != nil {
+				t.Error("what nobody can ask for any more was written down")
+			}
+			shut(t, c)
 		}
 	}
 }
