@@ -203,6 +203,8 @@ func TestOneRenewal(t *testing.T) {
 		}
 		all("alice", nil)
 		time.Sleep(lasting)
+		quick := h.head
+		h.head = func(r request) error { time.Sleep(time.Second); return quick(r) } // so that all come meanwhile
 		h.set(func(h *hub) { h.heads, h.opens = nil, nil })
 		all("alice", nil)
 		all("bob", nil)
