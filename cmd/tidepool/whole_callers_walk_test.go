@@ -21,6 +21,7 @@ const (
 	// A permission that was withdrawn may live on for as long as the yes, which may have been given to a token that was
 	// made just before.
 	accessFor, tokenLife = 5 * time.Minute, time.Minute
+	partOf               = 24 * time.Hour // how long it is believed that a digest is in a repository
 )
 
 // Whatever four callers ask for, in whatever order, while permissions come and go and the hub too: nobody gets what the
@@ -46,9 +47,9 @@ type walk struct {
 
 	down    bool
 	may     map[pair]bool
-	changed map[pair]time.Time // when may last did
-	granted map[pair]time.Time // when the hub last said yes to a manifest of it; a lower bound
-	held    map[string]bool    // repository and digest that were sent whole
+	changed map[pair]time.Time   // when may last did
+	granted map[pair]time.Time   // when the hub last said yes to a manifest of it; a lower bound
+	held    map[string]time.Time // when what of a repository was last sent whole
 }
 
 type pair struct{ user, repo string }
@@ -65,7 +66,7 @@ func newWalk(t *testing.T, seed uint64) *walk {
 		house: &house{hub: origintest.New()}, rand: rand.New(rand.NewPCG(seed, 1)), seed: seed, hides: seed%3 == 0,
 		users: []string{"alice", "bob", "carol", ""}, repos: []string{"team/a", "team/b", "open/c"},
 		imgs: map[string][]*origintest.Image{}, lists: map[string][]string{},
-		may: map[pair]bool{}, changed: map[pair]time.Time{}, granted: map[pair]time.Time{}, held: map[string]bool{},
+		may: map[pair]bool{}, changed: map[pair]time.Time{}, granted: map[pair]time.Time{}, held: map[string]time.Time{},
 	}
 	w.hub.RequireToken(origintest.TokenServer{Life: tokenLife})
 	w.hub.Behave(origintest.Manners{Hides: w.hides})
@@ -166,7 +167,8 @@ func (w *walk) toggle() {
 	}
 	w.hub.Heal()
 	w.tell("the hub is back")
-	w.pass(time.Minute) // until that is noticed
+	w.pass(time.Minute)
+	w.request("", wish{method: http.MethodGet, repo: "open/c", tail: "tags/list", kind: cache.KindTags, there: true}) // one finds out
 }
 
 // wish is one way of asking for one thing.
@@ -227,7 +229,7 @@ func (w *walk) request(user string, q wish) {
 	w.hub.Forget()
 	began := time.Now()
 	a := w.ask(user, q)
-	w.judge(user, q, a)
+	w.judge(user, q, a, began)
 	heard := w.hub.Count(origintest.Manifest, origintest.Repo(q.repo),
 		origintest.Where(func(r *origintest.Request) bool { return r.Status == 200 || r.Status == 304 })) > 0
 	if heard && a.status < 400 {
@@ -236,22 +238,34 @@ func (w *walk) request(user string, q wish) {
 	w.settled()
 }
 
-// crowd has everybody ask for the same at the same time.
+// crowd has everybody ask for the same at about the same time, while the hub is slow and changes its mind.
 func (w *walk) crowd(q wish) {
+	slow, trickle := w.hub.When().Delay(time.Second), w.hub.When(origintest.Blob, origintest.GET).Pace(20<<10)
+	began := time.Now()
 	var all sync.WaitGroup
 	got := make([]answered, len(w.users))
 	for i, user := range w.users {
-		all.Go(func() { got[i] = w.ask(user, q) })
+		late := time.Duration(w.rand.IntN(4000)) * time.Millisecond
+		all.Go(func() {
+			time.Sleep(late)
+			got[i] = w.ask(user, q)
+		})
+	}
+	if w.pick(50) {
+		w.pass(2 * time.Second)
+		w.change()
 	}
 	all.Wait()
+	slow.End()
+	trickle.End()
 	for i, user := range w.users {
-		w.judge(user, q, got[i])
+		w.judge(user, q, got[i], began)
 	}
 	w.settled()
 }
 
 // judge is the oracle.
-func (w *walk) judge(user string, q wish, a answered) {
+func (w *walk) judge(user string, q wish, a answered, began time.Time) {
 	p, now := pair{user, q.repo}, time.Now()
 	w.tell("%q: %s %s/%s %v: %v", user, q.method, q.repo, q.tail, q.headers, a)
 	gave := a.status == http.StatusOK || a.status == http.StatusPartialContent || a.status == http.StatusNotModified
@@ -270,26 +284,26 @@ func (w *walk) judge(user string, q wish, a answered) {
 	case gave:
 		w.checkBody(q, a)
 	default:
-		w.refused(user, q, a)
+		w.refused(user, q, a, began)
 	}
 	if !gave && (a.status == http.StatusUnauthorized || a.status == http.StatusForbidden) {
 		delete(w.granted, p)
 	}
 	if gave && a.status == http.StatusOK && q.method == http.MethodGet && q.content != nil {
-		w.held[q.repo+q.tail] = true
+		w.held[q.repo+q.tail] = now
 	}
 }
 
 // refused checks that a refusal is right, and says nothing.
-func (w *walk) refused(user string, q wish, a answered) {
+func (w *walk) refused(user string, q wish, a answered, began time.Time) {
 	p, now := pair{user, q.repo}, time.Now()
 	w.silent(q.tail, a)
 	settled := w.changed[p].IsZero() || now.Sub(w.changed[p]) > tokenLife // a hub that hides says nothing of an old token
 	switch {
-	case !q.there:
+	case !q.there, w.changed[p].After(began):
 	case !w.down && w.may[p] && (settled || !w.hides):
 		w.t.Errorf("WRONG: %q may have %s/%s: %v", user, q.repo, q.tail, a)
-	case w.down && w.held[q.repo+q.tail] && !w.granted[p].IsZero() && now.Sub(w.granted[p]) < accessFor-time.Second:
+	case w.down && now.Sub(w.held[q.repo+q.tail]) < partOf && !w.granted[p].IsZero() && now.Sub(w.granted[p]) < accessFor-time.Second:
 		w.t.Errorf("WRONG: %q was granted %s %v ago: %v", user, q.repo, now.Sub(w.granted[p]), a)
 	}
 }
