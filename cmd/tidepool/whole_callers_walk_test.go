@@ -168,7 +168,7 @@ func (w *walk) toggle() {
 	w.hub.Heal()
 	w.tell("the hub is back")
 	w.pass(time.Minute)
-	w.request("", wish{method: http.MethodGet, repo: "open/c", tail: "tags/list", kind: cache.KindTags, there: true}) // one finds out
+	w.request("", wish{method: http.MethodGet, repo: "open/c", tail: "manifests/nothing", kind: cache.KindManifest}) // one finds out
 }
 
 // wish is one way of asking for one thing.
