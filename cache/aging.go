@@ -46,7 +46,7 @@ func (c *Cache) conditionOf(who asked, at time.Time) condition {
 	rule, age := c.aging(who.ref), c.now().Sub(at)
 	over := age - rule.Fresh // how long it has not been fresh
 	switch {
-	case !c.trusts(who.ref.Registry, at), !c.permits.allow(who):
+	case !c.trusts(who.ref.Registry, at) && !c.pins.named(who), !c.permits.allow(who):
 		return unusable
 	case age >= 0 && over < 0:
 		return fresh

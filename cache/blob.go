@@ -230,7 +230,7 @@ func (r *rotten) Unwrap() error { return r.err }
 func (b *Blob) fromFlight(ctx context.Context, out *outlet) error {
 	f, r := b.flight, b.rider
 	n, err := f.ready(ctx, r)
-	if errors.Is(err, errNoRoom) {
+	if errors.Is(err, ErrNoRoom) {
 		return b.divert(ctx)
 	}
 	if err != nil {
@@ -292,8 +292,22 @@ func (b *Blob) cutOff() error {
 	return fmt.Errorf("%s: broke off at byte %d, and the rest could not be proven: %w", b.ref, b.rider.off, ErrUnavailable)
 }
 
-// divert goes on by a stream, from the reader's place.
+// Arrived is how many bytes of the content are here, now.
+func (b *Blob) Arrived() int64 {
+	switch {
+	case b.data != nil || b.held != nil:
+		return b.Size
+	case b.flight != nil:
+		return b.flight.arrived()
+	}
+	return 0
+}
+
+// divert goes on by a stream, from the reader's place. What is fetched ahead is of no use where it cannot be kept.
 func (b *Blob) divert(ctx context.Context) error {
+	if UrgencyOf(ctx) >= Warming {
+		return fmt.Errorf("%s: %w", b.ref, ErrNoRoom)
+	}
 	f, after := b.flight, b.flight
 	if !f.isFull() {
 		after = nil
@@ -371,7 +385,7 @@ func (b *Blob) proveOnce(ctx context.Context) (proven bool, err error) {
 		switch err = b.flight.prove(ctx, b.rider); {
 		case err == nil:
 			return true, nil
-		case errors.Is(err, errNoRoom):
+		case errors.Is(err, ErrNoRoom):
 			return false, b.divert(ctx)
 		default:
 			return false, b.elsewhere(err, b.flight.who)

@@ -87,7 +87,7 @@ func (b *Blob) catch(ctx context.Context, s *stream, r *rider) error {
 // transfer takes a reader that came to a flight without room to a stream, if there is nothing for it where it is.
 func (b *Blob) transfer(ctx context.Context) error {
 	_, err := b.flight.ready(ctx, b.rider)
-	if !errors.Is(err, errNoRoom) {
+	if !errors.Is(err, ErrNoRoom) {
 		return err
 	}
 	if err := b.divert(ctx); err != nil {
@@ -171,6 +171,7 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 		riders: map[*rider]struct{}{}, granted: map[asked]struct{}{},
 	}
 	f.begun = UrgencyOf(ctx)
+	f.ahead = f.begun >= Warming
 	ctx = withLiveUrgency(c.doubts.tell(context.WithoutCancel(ctx), key), f.urgency)
 	f.ctx, f.stop = context.WithCancel(ctx)
 	c.flights[key] = f
@@ -196,7 +197,7 @@ func (f *flight) prepare() {
 		}
 	}
 	f.mu.Lock()
-	f.err, f.tail = errNoRoom, &checkpoint{state: snapshot(f.key.digest.Hash())}
+	f.err, f.tail = ErrNoRoom, &checkpoint{state: snapshot(f.key.digest.Hash())}
 	f.mu.Unlock()
 	f.stop()
 	f.c.forget(f)

@@ -16,6 +16,9 @@ type books struct {
 	kept     int64
 	ghosts   int64 // removed, but held open by readers
 	promised int64
+	pinned   map[Digest]int // how many want it never to be evicted
+	fixed    int64          // bytes that are kept and pinned
+	frozen   bool           // nothing is evicted: what is pinned is not known
 	evicted  uint64
 	trash    []gone            // removed from the books; their files still are to go
 	buried   map[mark]struct{} // removed since the start; nil once the scan is over, which must not dig them up
@@ -30,6 +33,7 @@ type gone struct {
 func newBooks(budget int64, wake func()) *books {
 	return &books{
 		wake: wake, entries: map[mark]*entry{}, away: map[*entry]string{}, buried: map[mark]struct{}{}, policy: newLRU(),
+		pinned: map[Digest]int{},
 		wanted: budget, budget: budget,
 	}
 }
@@ -46,14 +50,14 @@ func (b *books) inUse() int64 {
 func (b *books) limit() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.budget
+	return b.budget - b.fixed
 }
 
 // reserve promises n bytes to a download, making room where that is needed and can be done.
 func (b *books) reserve(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.promised+b.ghosts+n > b.budget || !b.shrink(b.budget-n) {
+	if b.promised+b.ghosts+b.fixed+n > b.budget || !b.shrink(b.budget-n) {
 		return false
 	}
 	b.promised += n
@@ -79,6 +83,9 @@ func (b *books) shrink(limit int64) bool {
 // evict removes what the policy names until at most limit bytes are used. What is being read is passed over: to remove
 // it would give nothing back before its last reader is done. b.mu is held.
 func (b *books) evict(limit int64) {
+	if b.frozen {
+		return
+	}
 	for range len(b.entries) {
 		e := b.policy.Victim()
 		if e == nil || b.used() <= limit {
@@ -125,6 +132,9 @@ func (b *books) enter(e *entry, path string) {
 	}
 	b.entries[e.slot.mark()] = e
 	b.kept += e.size
+	if b.isPinned(e) {
+		b.fixed += e.size
+	}
 	if path != "" {
 		b.away[e] = path
 	}
@@ -137,6 +147,9 @@ func (b *books) remove(e *entry) {
 	delete(b.entries, e.slot.mark())
 	delete(b.away, e)
 	b.kept -= e.size
+	if b.isPinned(e) {
+		b.fixed -= e.size
+	}
 	if e.readers > 0 {
 		b.ghosts += e.size
 	}
@@ -193,7 +206,7 @@ func (b *books) settle(e *entry) bool {
 		return false
 	}
 	delete(b.away, e)
-	b.policy.Touch(e)
+	b.prefer(e)
 	return true
 }
 
@@ -209,7 +222,7 @@ func (b *books) note(s slot, size int64, proven bool) bool {
 	}
 	e := &entry{slot: s, size: size, proven: proven}
 	b.enter(e, "")
-	b.policy.Touch(e)
+	b.prefer(e)
 	b.discovered(size)
 	return true
 }
@@ -239,7 +252,13 @@ func (b *books) merge(found []*entry, complete bool) {
 		all.policy.Touch(e)
 	}
 	b.discovered(all.kept - b.kept)
-	b.entries, b.policy, b.kept = all.entries, all.policy, all.kept
+	b.entries, b.policy, b.kept, b.fixed = all.entries, all.policy, all.kept, 0
+	for d := range b.pinned {
+		if e := b.find(slot{digest: d}); e != nil {
+			b.policy.Forget(e)
+			b.fixed += e.size
+		}
+	}
 	if complete {
 		b.buried = nil
 	}
@@ -268,7 +287,7 @@ func (b *books) touch(slots ...slot) {
 	defer b.mu.Unlock()
 	for _, s := range slots {
 		if e := b.find(s); e != nil && b.away[e] == "" {
-			b.policy.Touch(e)
+			b.prefer(e)
 		}
 	}
 }
@@ -279,7 +298,7 @@ func (b *books) open(s slot) *entry {
 	defer b.mu.Unlock()
 	e := b.find(s)
 	if e != nil && b.away[e] == "" {
-		b.policy.Touch(e)
+		b.prefer(e)
 	}
 	if e != nil {
 		e.readers++

@@ -89,6 +89,7 @@ type Cache struct {
 	disk    *disk
 	memory  *memory
 	facts   *table
+	pins    *pins
 	doubts  doubts
 	stats   counters
 
@@ -147,7 +148,7 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	}
 	p := witnessed(src, o.Callers)
 	c := &Cache{
-		o: o, src: remembering(p, o.Absence), permits: p, log: o.Log, disk: d, memory: m,
+		o: o, src: remembering(p, o.Absence), permits: p, log: o.Log, disk: d, memory: m, pins: loadPins(d),
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}
@@ -333,6 +334,15 @@ func (c *Cache) lift(b *Blob) error {
 	return nil
 }
 
+// Holds reports whether content has landed; whoever may have it.
+func (c *Cache) Holds(d Digest) bool { return c.disk.holds(d) }
+
+// Knows reports whether anything is known of a name, as old as it may be, without asking.
+func (c *Cache) Knows(ref Ref) bool {
+	_, known := c.recall(asked{ref: ref})
+	return known
+}
+
 // Stats reads the counters.
 func (c *Cache) Stats() Stats {
 	s := Stats{
@@ -343,6 +353,7 @@ func (c *Cache) Stats() Stats {
 	for i := range s.Opened {
 		s.Opened[i] = c.stats.opened[i].Load()
 	}
+	s.PinnedBytes = c.disk.books.fixedBytes()
 	s.DiskBytes, s.DiskBudget, s.DiskEntries, s.Evicted = c.disk.books.sums()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -354,7 +365,7 @@ func (c *Cache) Stats() Stats {
 }
 
 // Health is nil where all is well; else what is wrong with the disk, while content is still served.
-func (c *Cache) Health() error { return c.disk.health() }
+func (c *Cache) Health() error { return errors.Join(c.disk.health(), c.pins.health()) }
 
 // Stats are the cache's counters since start, and its gauges now.
 type Stats struct {
@@ -370,6 +381,7 @@ type Stats struct {
 	DiskBytes   int64     // on the books, what is being fetched included
 	DiskBudget  int64
 	DiskEntries int
-	Scanned     bool // the scan after the start is over: DiskBytes is exact
+	PinnedBytes int64 // of DiskBytes, what is never evicted
+	Scanned     bool  // the scan after the start is over: DiskBytes is exact
 	MemoryBytes int64
 }

@@ -26,6 +26,7 @@ import (
 //	partial/    downloads under way or broken off, each with its map
 //	tmp/        what is on its way into blobs/; emptied at each start
 //	facts.db    names and links, which may be lost
+//	pins/       what must not be lost, one file for each pin
 type disk struct {
 	fs     FS
 	root   string
@@ -45,7 +46,8 @@ type disk struct {
 
 	mu      sync.Mutex // guards what follows, for a moment
 	queue   []landing
-	trouble error // the last failed write, until a later one succeeds
+	rounds  signal // of the committer's: fired after each
+	trouble error  // the last failed write, until a later one succeeds
 }
 
 // defaultShare of the file system is the budget where none is given, in percent.

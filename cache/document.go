@@ -134,7 +134,7 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 	if heldOnly {
 		return nil, 0, ErrNotHeld
 	}
-	doc, joined, err := c.documents.Do(ctx, who, 0, func(ctx context.Context) (*document, error) {
+	fetch := func(ctx context.Context) (*document, error) {
 		a, err := c.src.Open(ctx, ref, Whole)
 		if errors.Is(err, ErrDenied) {
 			c.revoke(who)
@@ -143,12 +143,20 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 			return nil, err
 		}
 		return c.receive(who, a)
-	})
+	}
+	doc, joined, err := c.documents.Do(ctx, who, 0, fetch)
+	if joined && grudged(ctx, err) {
+		doc, joined, err = c.documents.Do(ctx, who, 0, fetch)
+	}
 	if joined {
 		return doc, FromFlight, err
 	}
 	return doc, FromUpstream, err
 }
+
+// grudged reports whether err is a limit that may be one for another only: who joins somebody for whom nothing scarce is
+// spent may have more spent on it.
+func grudged(ctx context.Context, err error) bool { return errors.Is(err, ErrLimited) && !SpareOf(ctx) }
 
 // heldDocument finds a manifest or a list in memory or on disk.
 func (c *Cache) heldDocument(ref Ref, d Digest) (*document, Tier) {

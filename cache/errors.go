@@ -8,14 +8,15 @@ import (
 
 // The kinds of failure. Rooms wrap them with what failed, on what and why; the door turns the kind into a status.
 var (
-	ErrNotFound    = errors.New("not found")    // the upstream says there is no such thing
-	ErrDenied      = errors.New("denied")       // the upstream refuses this caller or this repository, for good
-	ErrUnavailable = errors.New("unavailable")  // no answer, or none that can be used: down, broken, too slow
-	ErrLimited     = errors.New("rate limited") // asked too often; see LimitedError
-	ErrCorrupt     = errors.New("corrupt")      // the bytes are not those that the digest names
-	ErrUnsupported = errors.New("unsupported")  // there, but of a form that we refuse: schema 1, too large, no manifest
-	ErrUnchanged   = errors.New("unchanged")    // the name still is Want.Known
-	ErrNotHeld     = errors.New("not held")     // Want.HeldOnly, and it has not landed here
+	ErrNotFound    = errors.New("not found")       // the upstream says there is no such thing
+	ErrDenied      = errors.New("denied")          // the upstream refuses this caller or this repository, for good
+	ErrUnavailable = errors.New("unavailable")     // no answer, or none that can be used: down, broken, too slow
+	ErrLimited     = errors.New("rate limited")    // asked too often; see LimitedError
+	ErrCorrupt     = errors.New("corrupt")         // the bytes are not those that the digest names
+	ErrUnsupported = errors.New("unsupported")     // there, but of a form that we refuse: schema 1, too large, no manifest
+	ErrUnchanged   = errors.New("unchanged")       // the name still is Want.Known
+	ErrNotHeld     = errors.New("not held")        // Want.HeldOnly, and it has not landed here
+	ErrNoRoom      = errors.New("no room on disk") // for what is fetched to be kept, and for no client
 	ErrClosed      = errors.New("shutting down")
 
 	// ErrLooped: the way to the upstream leads back here. It is an ErrUnavailable too, and no sign of an outage.

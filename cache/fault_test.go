@@ -89,7 +89,7 @@ func audit(c *Cache) error {
 		return fmt.Errorf("%d promised, %d ghosts, %d in the trash, %d of %d used",
 			b.promised, b.ghosts, len(b.trash), b.used(), b.budget)
 	}
-	known, sum := map[string]int64{}, int64(0)
+	known, sum, fixed := map[string]int64{}, int64(0), int64(0)
 	for _, e := range b.entries {
 		path := cmp.Or(b.away[e], c.disk.path(e.slot))
 		if e.slot.partial != 0 {
@@ -97,12 +97,15 @@ func audit(c *Cache) error {
 		}
 		known[path] = e.size
 		sum += e.size
+		if b.isPinned(e) {
+			fixed += e.size
+		}
 	}
-	if sum != b.kept {
-		return fmt.Errorf("%d bytes kept, %d on the books", b.kept, sum)
+	if sum != b.kept || fixed != b.fixed {
+		return fmt.Errorf("%d bytes kept and %d pinned, %d and %d on the books", b.kept, b.fixed, sum, fixed)
 	}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || filepath.Dir(path) == root {
+		if err != nil || d.IsDir() || filepath.Dir(path) == root || filepath.Dir(path) == c.pins.dir() {
 			return err
 		}
 		fi, err := d.Info()

@@ -28,7 +28,6 @@ type flight struct {
 	c        *Cache
 	key      flightKey
 	who      asked // who began it, and in whose name the source is asked
-	begun    Urgency
 	ctx      context.Context
 	stop     context.CancelFunc
 	part     *partial // nil: no file is to be had
@@ -44,6 +43,8 @@ type flight struct {
 	claimed spans // held, or being written
 	active  []*run
 	riders  map[*rider]struct{}
+	begun   Urgency            // of the one who began it
+	ahead   bool               // nobody but those who fetch ahead was ever aboard
 	granted map[asked]struct{} // the source said yes to these: they may have it, and once it is proven are linked to it
 	whole   bool               // fetched to the end, whether somebody waits for it or not
 	rigid   bool               // the source cannot skip, or fails at it: one run, from the front
@@ -61,8 +62,6 @@ type checkpoint struct {
 }
 
 var (
-	// errNoRoom ends a flight whose bytes cannot be written.
-	errNoRoom = errors.New("no room on disk")
 	// errIdle ends a flight that nobody needs for now.
 	errIdle = errors.New("nobody asks for more")
 )
@@ -91,10 +90,17 @@ func (f *flight) end(err error) {
 }
 
 // full reports whether the flight ended for want of room. f.mu is held.
-func (f *flight) full() bool { return errors.Is(f.err, errNoRoom) }
+func (f *flight) full() bool { return errors.Is(f.err, ErrNoRoom) }
 
 // dead reports whether the flight ended otherwise, so that who comes now must not share its fate. f.mu is held.
 func (f *flight) dead() bool { return f.err != nil && !f.full() }
+
+// arrived is how many bytes are held.
+func (f *flight) arrived() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held.total()
+}
 
 func (f *flight) sizeNow() int64 {
 	f.mu.Lock()
@@ -126,13 +132,13 @@ func (f *flight) fly() {
 		f.land()
 		return
 	}
-	if !errors.Is(err, errIdle) && !errors.Is(err, errNoRoom) && !errors.Is(err, ErrClosed) {
+	if !errors.Is(err, errIdle) && !errors.Is(err, ErrNoRoom) && !errors.Is(err, ErrClosed) {
 		f.c.log.Warn("download failed", zap.Stringer("ref", f.who.ref), zap.Int("readers", f.aboard()), zap.Error(err))
 	}
 	if errors.Is(err, ErrCorrupt) {
 		f.c.doubts.add(f.key)
 	}
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, errNoRoom) {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNoRoom) {
 		f.part.discard()
 	} else {
 		f.mu.Lock()
@@ -162,7 +168,7 @@ func (f *flight) follow(h hash.Hash) error {
 		for at < front {
 			n, err := f.part.file.ReadAt(buf[:min(hashChunk, front-at)], at)
 			if n == 0 {
-				return f.settle(at, h, fmt.Errorf("%w: read back: %w", errNoRoom, err))
+				return f.settle(at, h, fmt.Errorf("%w: read back: %w", ErrNoRoom, err))
 			}
 			h.Write(buf[:n])
 			at += int64(n)

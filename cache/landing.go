@@ -47,7 +47,7 @@ func (d *disk) keep(g Digest, data []byte) error {
 	}
 	n := int64(len(data))
 	if !d.books.reserve(n) {
-		return errNoRoom
+		return ErrNoRoom
 	}
 	path, err := d.spill(data)
 	if err != nil {
@@ -110,6 +110,9 @@ func (d *disk) round() {
 	d.mu.Unlock()
 	d.commitAll(queue)
 	d.remove()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rounds.fire()
 }
 
 // small reports whether anything waits that gains by waiting for others.
@@ -150,14 +153,7 @@ func (d *disk) syncFile(path string) error {
 
 // rename gives content its name.
 func (d *disk) rename(l landing) error {
-	to := d.path(l.entry.slot)
-	err := d.fs.Rename(l.path, to)
-	if err != nil { // the first of its directory, or something of another kind is in the way
-		if err = d.clear(to); err == nil {
-			err = d.fs.Rename(l.path, to)
-		}
-	}
-	if err != nil {
+	if err := d.place(l.path, d.path(l.entry.slot)); err != nil {
 		return err
 	}
 	d.books.scrap(gone{path: l.path}) // its map, if it has one
@@ -165,6 +161,18 @@ func (d *disk) rename(l landing) error {
 		d.books.scrap(gone{slot: l.entry.slot})
 	}
 	return nil
+}
+
+// place renames a file, and where that fails makes way for it: it is the first of its directory, or something of another
+// kind is in the way.
+func (d *disk) place(from, to string) error {
+	err := d.fs.Rename(from, to)
+	if err != nil {
+		if err = d.clear(to); err == nil {
+			err = d.fs.Rename(from, to)
+		}
+	}
+	return err
 }
 
 // clear makes way for a file.

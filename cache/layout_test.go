@@ -26,7 +26,7 @@ func TestBadState(t *testing.T) {
 		"pipe":           func(p string) error { return unix.Mkfifo(p, 0o600) },
 		"symlink":        func(p string) error { return os.Symlink("/nowhere", p) },
 	}
-	names := []string{"LOCK", "FORMAT", "CLEAN", "facts.db", "tmp", "tmp/1", "partial", "partial/sha256", "blobs/sha512", "extra"}
+	names := []string{"LOCK", "FORMAT", "CLEAN", "facts.db", "tmp", "tmp/1", "partial", "partial/sha256", "blobs/sha512", "pins", "extra"}
 	for _, name := range names {
 		for kind, do := range kinds {
 			t.Run(name+"/"+kind, func(t *testing.T) {

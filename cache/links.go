@@ -38,7 +38,7 @@ func (c *Cache) trusts(registry string, at time.Time) bool {
 
 // linked reports whether ref's registry has said yes to who, recently enough.
 func (c *Cache) linked(who asked) bool {
-	return c.permits.allow(who) && c.within(who)
+	return c.pins.has(who) || c.permits.allow(who) && c.within(who)
 }
 
 // possesses reports whether a registry has sent, or shown to have, these very bytes.

@@ -63,16 +63,17 @@ func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Foun
 	if have {
 		is = c.conditionOf(who, known.asOf)
 	}
+	ahead := UrgencyOf(ctx) == Warming // who warms wants to know, and nobody waits for it
 	switch {
 	case is == fresh:
 		return known.found(FromMemory), known.doc, nil
 	case heldOnly:
 		return Found{}, nil, ErrNotHeld
-	case is == ripe:
+	case is == ripe && !ahead:
 		c.refresh(ctx, who, known)
 		return c.past(ref, known.as(ServedAged)), known.doc, nil
 	}
-	r, from, err := c.consult(ctx, who, known, have, is == outdated, body)
+	r, from, err := c.consult(ctx, who, known, have, is == outdated && !ahead, body)
 	if r.aged == Unconfirmed {
 		c.stats.stale.Add(1)
 		return c.past(ref, r), r.doc, err
@@ -98,9 +99,11 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 	if last {
 		patience = hurry
 	}
-	r, joined, err := c.names.Do(ctx, who, patience, func(ctx context.Context) (resolved, error) {
-		return c.ask(ctx, who, known, have, body)
-	})
+	ask := func(ctx context.Context) (resolved, error) { return c.ask(ctx, who, known, have, body) }
+	r, joined, err := c.names.Do(ctx, who, patience, ask)
+	if joined && grudged(ctx, err) {
+		r, joined, err = c.names.Do(ctx, who, patience, ask)
+	}
 	switch {
 	case errors.Is(err, errSlow):
 		return known.as(Unconfirmed), FromMemory, nil
@@ -113,6 +116,9 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 // recall is what is known of a name. Of a list that is nothing if its content is not held.
 func (c *Cache) recall(who asked) (r resolved, known bool) {
 	r.name, known = decodeName(c.facts.get(nameKey(who)))
+	if pinned, ok := c.pins.name(who); ok && (!known || pinned.asOf.After(r.asOf)) {
+		r.name, known = pinned, true
+	}
 	if known && who.ref.Kind != KindManifest {
 		r.doc, _ = c.heldDocument(who.ref, r.Digest)
 		known = r.doc != nil

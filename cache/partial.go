@@ -151,10 +151,10 @@ func (p *partial) promise(n int64) bool {
 	return true
 }
 
-// write puts b at off. errNoRoom where the books have no room for it.
+// write puts b at off. ErrNoRoom where the books have no room for it.
 func (p *partial) write(b []byte, off int64) error {
 	if !p.claim(int64(len(b))) {
-		return errNoRoom
+		return ErrNoRoom
 	}
 	_, err := p.file.WriteAt(b, off)
 	return err

@@ -75,6 +75,7 @@ func (f *flight) board(ctx context.Context, r *rider) error {
 func (f *flight) enter(r *rider) {
 	r.wake, r.moving = make(chan struct{}, 1), false
 	f.riders[r] = struct{}{}
+	f.ahead = f.ahead && r.urgency >= Warming
 }
 
 // replace puts a reader in the place of another.
@@ -126,6 +127,9 @@ func (f *flight) drop(r *rider) {
 	delete(f.riders, r)
 	if f.entry != nil {
 		f.c.disk.books.closed(f.entry)
+	}
+	if len(f.riders) == 0 && f.ahead {
+		f.end(errIdle) // nobody who fetches ahead leaves but to have it stopped
 	}
 	f.moved.fire()
 }

@@ -72,7 +72,7 @@ func (f *flight) fetch(r *run) {
 // the front needs none. f.mu is held.
 func (f *flight) dispensable(r *run, err error) bool {
 	switch {
-	case f.ctx.Err() != nil || errors.Is(err, errNoRoom):
+	case f.ctx.Err() != nil || errors.Is(err, ErrNoRoom):
 		return false
 	case final(err):
 		return !r.main && slices.ContainsFunc(f.active, func(a *run) bool { return a.main && a.answered })
@@ -90,7 +90,7 @@ func again(ctx context.Context, leg func() (got int64, err error)) error {
 			n, gap, most = 0, firstPause, moreTries
 		}
 		switch {
-		case err == nil || errors.Is(err, errEnough) || errors.Is(err, errNoRoom):
+		case err == nil || errors.Is(err, errEnough) || errors.Is(err, ErrNoRoom):
 			return err
 		case ctx.Err() != nil:
 			return ErrClosed
@@ -144,7 +144,7 @@ func (f *flight) leg(r *run) (got int64, err error) {
 		got, over, err = f.pour(r, b)
 		f.noteSize()
 	}
-	if tied := !untie(); errors.Is(err, errNoRoom) && b.toEnd && !over && !tied {
+	if tied := !untie(); errors.Is(err, ErrNoRoom) && b.toEnd && !over && !tied {
 		f.hand(b)
 		return got, err
 	}
@@ -207,7 +207,7 @@ func (f *flight) accept(r *run, a Answer) error {
 	}
 	r.answered = true
 	if f.size > f.c.disk.books.limit() && r.main && a.Off == r.pos {
-		return errNoRoom // it will never fit: let it pass through
+		return ErrNoRoom // it will never fit: let it pass through
 	}
 	return nil
 }
@@ -237,7 +237,7 @@ func (f *flight) pour(r *run, b *baton) (got int64, over bool, err error) {
 		new, e := f.put(r, buf[past:n])
 		got += new
 		switch {
-		case errors.Is(e, errNoRoom):
+		case errors.Is(e, ErrNoRoom):
 			b.pos, b.rest = r.pos, bytes.Clone(buf[past+r.pos-before:n])
 			return got, err != nil, e
 		case e != nil:
@@ -295,7 +295,7 @@ func (f *flight) claim(r *run, n int64) (_ int64, mine bool) {
 	if f.size >= 0 {
 		end = min(end, f.size)
 	}
-	if r.pos >= end {
+	if r.pos >= end || errors.Is(f.err, errIdle) {
 		return -1, false
 	}
 	n = min(n, end-r.pos)
@@ -308,11 +308,11 @@ func (f *flight) claim(r *run, n int64) (_ int64, mine bool) {
 }
 
 func (f *flight) write(r *run, p []byte) error {
-	if err := f.part.write(p, r.pos); errors.Is(err, errNoRoom) {
+	if err := f.part.write(p, r.pos); errors.Is(err, ErrNoRoom) {
 		return err
 	} else if err != nil {
 		f.c.disk.failed(err)
-		return fmt.Errorf("%w: %w", errNoRoom, err)
+		return fmt.Errorf("%w: %w", ErrNoRoom, err)
 	}
 	if r.open.off+r.open.n != r.pos {
 		f.log(r)

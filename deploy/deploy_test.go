@@ -49,7 +49,7 @@ func TestManualHasEveryKey(t *testing.T) {
 	text = regexp.MustCompile(`/(run/secrets|etc/ssl)/`).ReplaceAllString(text, dir+"/")
 	certificate, key := pair(t)
 	for name, content := range map[string]string{"registry": "secret\n", "registry2": "secret\n", "config.json": "{}",
-		"corp.pem": certificate, "tidepool.pem": certificate, "tidepool.key": key} {
+		"azure": "secret\n", "azure.pem": certificate + key, "corp.pem": certificate, "tidepool.pem": certificate, "tidepool.key": key} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -60,11 +60,38 @@ func TestManualHasEveryKey(t *testing.T) {
 			t.Errorf("the manual does not have %s", key)
 		}
 	}
-	if u := l.Upstreams["registry.corp"]; len(u.RedirectHosts) != 3 || len(u.Credentials) != 2 || !l.Upstreams["hub"].Prefix {
+	if u := l.Upstreams["registry.corp"]; len(u.RedirectHosts) != 3 || len(u.Credentials) != 6 || !l.Upstreams["hub"].Prefix {
 		t.Errorf("the examples are read as %+v", u)
 	}
 	if l.Hosts["ghcr.mirror.corp"] != "ghcr.io" || len(l.Tags) != 4 {
 		t.Errorf("the examples are read as %+v and %+v", l.Hosts, l.Tags)
+	}
+}
+
+// The recipes for hubs are configurations without a fault.
+func TestRecipes(t *testing.T) {
+	text, err := os.ReadFile("hubs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, _ := pair(t)
+	dir := t.TempDir()
+	files := map[string]string{"/etc/ssl/corp.pem": certificate, "/run/secrets/config.json": "{}", "/run/secrets/pull-secret": "{}"}
+	recipes := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```").FindAllStringSubmatch(string(text), -1)
+	for _, m := range recipes {
+		for _, name := range regexp.MustCompile(`/(?:run/secrets|etc/ssl)/[a-z.-]+`).FindAllString(m[1], -1) {
+			content, ok := files[name]
+			if !ok {
+				content = "secret\n"
+			}
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		load(t, regexp.MustCompile(`/(run/secrets|etc/ssl)/`).ReplaceAllString(m[1], dir+"/"))
+	}
+	if len(recipes) < 12 {
+		t.Errorf("%d recipes: the text is not read right", len(recipes))
 	}
 }
 

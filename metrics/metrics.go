@@ -25,7 +25,14 @@ type Sources struct {
 	Upstreams func() []Upstream
 	Dropped   func() uint64 // lines that the log has lost; nil: none
 	Saved     *Saved        // nil: nothing is counted
+	Warmed    func() Warmed // nil: nothing is fetched ahead
 	Version   string
+}
+
+// Warmed counts images that were fetched ahead, by what came of them.
+type Warmed struct {
+	Fetched, Unchanged, Failed uint64
+	Last                       time.Time // when an image was last dealt with; zero: none was
 }
 
 // Upstream is what there is to count about one upstream registry. The numbers of bytes and requests are since start.

@@ -33,7 +33,11 @@ var (
 	diskBudget  = describe("disk_budget_bytes", "Bytes that the disk tier may take.")
 	diskEntries = describe("disk_entries", "Things in the disk tier.")
 	diskScanned = describe("disk_scanned", "1 once the disk tier has been read over after the start, 0 before.")
+	pinned      = describe("disk_pinned_bytes", "Bytes in the disk tier that are never evicted.")
 	memoryBytes = describe("memory_bytes", "Bytes in the memory tier.")
+
+	warmed   = describe("warm_images_total", "Images that were to be fetched ahead, by what came of it.", "outcome")
+	lastWarm = describe("warm_last_timestamp_seconds", "Unix time at which an image was last dealt with that was to be fetched ahead; 0: none was.")
 
 	dropped = describe("log_dropped_total", "Log lines dropped because whoever reads the log did not take them.")
 
@@ -62,6 +66,9 @@ func (r rooms) Collect(out chan<- prometheus.Metric) {
 	to := sink(out)
 	to.store(r.Cache())
 	to.counter(dropped, r.lost())
+	if r.Warmed != nil {
+		to.warm(r.Warmed())
+	}
 	for _, u := range r.Upstreams() {
 		to.hub(u)
 	}
@@ -101,7 +108,15 @@ func (to sink) store(s cache.Stats) {
 	to.gauge(diskBudget, float64(s.DiskBudget))
 	to.gauge(diskEntries, float64(s.DiskEntries))
 	to.gauge(diskScanned, truth(s.Scanned))
+	to.gauge(pinned, float64(s.PinnedBytes))
 	to.gauge(memoryBytes, float64(s.MemoryBytes))
+}
+
+func (to sink) warm(w Warmed) {
+	to.counter(warmed, w.Fetched, "fetched")
+	to.counter(warmed, w.Unchanged, "unchanged")
+	to.counter(warmed, w.Failed, "failed")
+	to.gauge(lastWarm, unix(w.Last))
 }
 
 func (to sink) hub(u Upstream) {

@@ -49,6 +49,18 @@ func (n *Names) resolve(p place) (registry, repo string, err error) {
 	return registry, n.library(registry, n.again(registry, p.name)), err
 }
 
+// Image is the repository of an image that a person names without tag and digest, as docker reads names.
+func (n *Names) Image(name string) (registry, repo string, err error) {
+	registry, repo, err = n.byPath(name)
+	if err != nil {
+		return "", "", err
+	}
+	if repo = n.library(registry, repo); !validName(repo) {
+		return "", "", badName(name)
+	}
+	return registry, repo, nil
+}
+
 // byPath reads name as docker reads an image's: its first component is a host if there is a second one and it looks
 // like a host, or belongs to an upstream that says so; else it is part of a repository of the default upstream.
 func (n *Names) byPath(name string) (registry, repo string, err error) {

@@ -117,10 +117,14 @@ func (a *asked) content(n *Names, at place, rest string) (err error) {
 	a.name, at.name = name, name
 	a.ref.Registry, a.ref.Repo, err = n.resolve(at)
 	if err == nil && !validName(a.ref.Repo) {
-		err = refuse(nameInvalid, "%q is not a repository's name: it is made of lower-case letters and digits, "+
-			"joined by dots, underscores, dashes and slashes", name)
+		err = badName(name)
 	}
 	return err
+}
+
+func badName(name string) error {
+	return refuse(nameInvalid, "%q is not a repository's name: it is made of lower-case letters and digits, "+
+		"joined by dots, underscores, dashes and slashes", name)
 }
 
 // subject reads the two last components of a path: what is wanted of the repository.

@@ -3,13 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 )
 
 // bars show how far things are: as bars on a terminal, elsewhere as one line for each that is finished.
@@ -20,7 +18,7 @@ type bars struct {
 
 func newBars(out io.Writer) *bars {
 	b := &bars{out: out}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+	if onTerminal(out) {
 		b.all = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))
 	}
 	return b
@@ -61,6 +59,12 @@ func (x *bar) add(n int) {
 	if x.bar != nil {
 		x.bar.IncrBy(n)
 	}
+}
+
+// gone takes the bar down.
+func (x *bar) gone() {
+	x.bar.Abort(true)
+	x.bar.Wait()
 }
 
 // end says that it is done, or why not.

@@ -60,8 +60,12 @@ func worded(err error) string {
 func codeOf(err error) int {
 	var faults config.Faults
 	var wrong usageError
-	if errors.As(err, &faults) || errors.As(err, &wrong) {
+	var partly partlyError
+	switch {
+	case errors.As(err, &faults) || errors.As(err, &wrong):
 		return misasked
+	case errors.As(err, &partly):
+		return partlyDone
 	}
 	return failed
 }
@@ -81,7 +85,7 @@ func rootCmd() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          chooseOne,
 	}
-	root.AddCommand(serveCmd(), configCmd(), setupCmd(), healthCmd(), versionCmd(), manCmd(), demoCmd())
+	root.AddCommand(serveCmd(), configCmd(), setupCmd(), statusCmd(), warmCmd(), pinCmd(), unpinCmd(), healthCmd(), versionCmd(), manCmd(), demoCmd())
 	return root
 }
 

@@ -48,6 +48,9 @@ type running struct {
 	broken   chan error // a server that ended by itself
 	draining atomic.Bool
 	saved    *metrics.Saved
+	began    beginning
+	warming  sync.WaitGroup     // the rules for what is fetched ahead
+	cool     context.CancelFunc // ends all that is fetched ahead
 	written  sync.WaitGroup     // what writes states down
 	write    context.CancelFunc // has them written for the last time
 	secret   string             // of the watchdog, and of this process alone
@@ -92,14 +95,19 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	}
 	var books state
 	r.saved, books = openSaved(cfg, w.now, log)
+	r.began = beginning{time.Now(), saved(r.saved.Report()).Ever}
 	r.keep(ctx, books, limits(cfg, r.hubs, log))
-	numbers := metrics.New(metrics.Sources{Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Version: build().Version})
+	ahead := r.warmUp(ctx)
+	numbers := metrics.New(metrics.Sources{
+		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Version: build().Version,
+	})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
+		Status: func() any { return r.status() }, Warmer: ahead,
 		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil
@@ -245,6 +253,8 @@ func (r *running) stop(ctx context.Context) error {
 
 // close ends what is left: the doors first, so that nobody asks for what is closed already.
 func (r *running) close(ctx context.Context) error {
+	r.cool()
+	r.warming.Wait()
 	err := r.door.Close()
 	r.mu.Lock()
 	r.over = true

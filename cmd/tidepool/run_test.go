@@ -221,7 +221,7 @@ func TestEveryAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"127.0.0.1", "::1"} {
-		if err := ask(t.Context(), "http://"+net.JoinHostPort(host, port)+"/v2/"); err != nil {
+		if _, err := at("http://"+net.JoinHostPort(host, port)).text(t.Context(), "/v2/"); err != nil {
 			if host == "::1" && !hasIPv6() {
 				continue
 			}

@@ -32,24 +32,40 @@ type Handler struct {
 	Ready   func() error   // nil while clients may come
 	Health  func() []Check // in the order they are shown
 	Offline Offline        // switches offline mode
+	Warmer  Warmer
 	Metrics http.Handler
 	Saved   func() any // what was saved, as JSON
+	Status  func() any // how everything stands, as JSON
 	Build   Build
 }
 
 // Routes is h as a handler of all its paths.
 func (h Handler) Routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", h.live)
-	mux.HandleFunc("GET /readyz", h.ready)
-	mux.HandleFunc("GET /healthz", h.healthy)
-	mux.HandleFunc("GET /api/v1/status/buildinfo", h.build)
-	mux.HandleFunc("GET /api/v1/saved", h.saved)
-	mux.HandleFunc("GET /api/v1/offline", h.showOffline)
-	mux.HandleFunc("PUT /api/v1/offline", h.setOffline)
-	mux.HandleFunc("PUT /api/v1/offline/{upstream}", h.setOffline)
-	mux.Handle("GET /metrics", h.Metrics)
+	for pattern, serve := range h.paths() {
+		mux.HandleFunc(pattern, serve)
+	}
 	return mux
+}
+
+// paths are all there are, as http.ServeMux spells them. A test holds them against openapi.yaml.
+func (h Handler) paths() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /livez":                     h.live,
+		"GET /readyz":                    h.ready,
+		"GET /healthz":                   h.healthy,
+		"GET /metrics":                   h.Metrics.ServeHTTP,
+		"GET /api/openapi.yaml":          describe,
+		"GET /api/v1/status/buildinfo":   h.build,
+		"GET /api/v1/status":             h.status,
+		"GET /api/v1/saved":              h.saved,
+		"GET /api/v1/offline":            h.showOffline,
+		"PUT /api/v1/offline":            h.setOffline,
+		"PUT /api/v1/offline/{upstream}": h.setOffline,
+		"POST /api/v1/warm":              h.warm,
+		"GET /api/v1/pins":               h.pins,
+		"POST /api/v1/unpin":             h.unpin,
+	}
 }
 
 // live says that the process answers: nothing is better after a restart than before it.
@@ -101,6 +117,10 @@ func (h Handler) build(w http.ResponseWriter, _ *http.Request) {
 	}{1, h.Build})
 }
 
+func (h Handler) status(w http.ResponseWriter, _ *http.Request) {
+	sayJSON(w, http.StatusOK, h.Status())
+}
+
 func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
 	sayJSON(w, http.StatusOK, h.Saved())
 }
@@ -114,7 +134,11 @@ func sayJSON(w http.ResponseWriter, status int, doc any) {
 }
 
 func say(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	sayAs(w, status, "text/plain; charset=utf-8", text)
+}
+
+func sayAs(w http.ResponseWriter, status int, form, text string) {
+	w.Header().Set("Content-Type", form)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

@@ -19,7 +19,7 @@ type pass struct {
 // ask makes q at e and returns the answer if it is content.
 func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	for left := len(h.keys.credentials); ; left-- { // each is refused once
-		r, err := h.send(ctx, e, q)
+		r, err := h.sendAgain(ctx, e, q)
 		if err == nil {
 			if err = h.judge(q, r); err == nil {
 				e.health.hear(time.Now())
@@ -33,13 +33,27 @@ func (h *hub) ask(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	}
 }
 
+// sendAgain is send, and once more where a login was refused that was good before, and there is another by now.
+func (h *hub) sendAgain(ctx context.Context, e *endpoint, q query) (*reply, error) {
+	r, err := h.send(ctx, e, q)
+	if !errors.Is(err, errReplaced) {
+		return r, err
+	}
+	again, stillNot := h.send(ctx, e, q)
+	if stillNot != nil && errors.Is(stillNot, errNoLogin) {
+		return nil, err
+	}
+	return again, stillNot
+}
+
 // send makes q at e with the pass that e wants. A pass that is refused is replaced by a new one, once. It is the only
 // way to an endpoint, so that whatever is asked, secrets go the same way.
 func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
-	who, err := h.identify(ctx, e, q)
+	who, pull, err := h.identify(ctx, e, q) // the pull's number, where it counts as one
 	if err != nil {
 		return nil, err
 	}
+	defer func() { e.books.over(who.account(), pull) }()
 	known, _ := e.learnt()
 	p, err := h.passFor(ctx, e, who, known, q.repo, pass{})
 	if err != nil && h.guests != nil && errors.Is(err, cache.ErrDenied) {
@@ -51,10 +65,13 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 	}
 	for range 3 { // nothing or an old pass, a cached one, a fresh one
 		r, err := h.follow(ctx, e, q, p.header)
+		if err == nil && p.answer.scheme == basic && (r.foreign || r.StatusCode < 400) { // it sent us on: we are welcome
+			h.keys.accept(who)
+		}
 		if err != nil || r.foreign { // whoever answers elsewhere: his challenge is not for us
 			return r, err
 		}
-		e.note(who, q, r)
+		e.note(who, q, pull, r)
 		switch r.StatusCode {
 		case http.StatusUnauthorized:
 			if p, err = h.answer(ctx, e, who, q.repo, p, r); err != nil {

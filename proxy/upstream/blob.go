@@ -76,7 +76,7 @@ func (h *hub) probeBlob(ctx context.Context, e *endpoint, ref cache.Ref, q query
 	first := cache.Want{N: 1}
 	q.method = http.MethodGet
 	q.ask(first)
-	r, err := h.send(ctx, e, q)
+	r, err := h.sendAgain(ctx, e, q)
 	if err != nil {
 		return cache.Answer{}, err
 	}

@@ -132,6 +132,7 @@ func (h *hub) addRealms(c Config, f *faults) {
 }
 
 func (h *hub) addKeys(c Config, f *faults) {
+	h.keys.make, h.keys.makers = h.makeLogin, &h.shared.makers
 	for i, k := range c.Credentials {
 		err := k.check()
 		if err == nil && !slices.ContainsFunc(h.endpoints, func(e *endpoint) bool { return k.fits(e.origin) }) {

@@ -21,7 +21,7 @@ type Config struct {
 	Endpoints []string
 
 	Credentials  []Credential // the first that is not refused is used
-	DockerConfig string       // a docker config.json to look each endpoint's login up in, credential helpers included
+	DockerConfig string       // a docker config.json to look each endpoint's login up in, credential helpers included; or the directory of one, as Kubernetes mounts a pull secret
 
 	// Guests says that the registry is asked with the logins of those who ask (cache.WithLogin), or with none, and for how
 	// long a token is used that was made from one of these; 0: with the logins above.
@@ -61,6 +61,7 @@ type Credential struct {
 	Password     Secret
 	PasswordFile string // read anew whenever it is needed; the last line break is not part of the password
 	Endpoint     string // "host" or "host:port" of the only endpoint it is for; empty: every endpoint of the upstream
+	Make         Maker  `json:"-"` // makes the login, in place of a username and a password; it is made anew before it ends
 }
 
 // Options are what all upstreams have in common. The zero value works.

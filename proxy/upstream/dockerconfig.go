@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +37,7 @@ type dockerConfig struct {
 type helperKey struct{ path, helper, server string }
 
 type stamp struct {
+	name string
 	size int64
 	at   time.Time
 }
@@ -68,12 +72,9 @@ func (d *dockerConfig) login(ctx context.Context, o origin) (login, error) {
 			return d.ask(ctx, helper, server)
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(doc.Auths)) {
-		a := doc.Auths[key]
-		if slices.Contains(names, serverName(key)) && a != (authn.AuthConfig{}) {
-			return login{username: a.Username, password: Secret(a.Password), identity: Secret(a.IdentityToken),
-				bearer: Secret(a.RegistryToken)}, nil
-		}
+	if a, ok := doc.lookUp(names); ok {
+		return login{username: a.Username, password: Secret(a.Password), identity: Secret(a.IdentityToken),
+			bearer: Secret(a.RegistryToken)}, nil
 	}
 	if doc.CredsStore == "" {
 		return login{}, nil
@@ -83,6 +84,41 @@ func (d *dockerConfig) login(ctx context.Context, o origin) (login, error) {
 		server = authn.DefaultAuthKey // what docker itself files it under
 	}
 	return d.ask(ctx, doc.CredsStore, server)
+}
+
+// lookUp finds the entry of "auths" for a server that has these names: the one that spells it, else the longest pattern
+// that fits.
+func (doc dockerDoc) lookUp(names []string) (found authn.AuthConfig, ok bool) {
+	best := -1
+	for _, key := range slices.Sorted(maps.Keys(doc.Auths)) {
+		a, name := doc.Auths[key], serverName(key)
+		switch {
+		case a == (authn.AuthConfig{}):
+		case slices.Contains(names, name):
+			return a, true
+		case len(name) > best && slices.ContainsFunc(names, func(n string) bool { return globs(name, n) }):
+			found, ok, best = a, true, len(name)
+		}
+	}
+	return found, ok
+}
+
+// globs reports whether a pattern as Kubernetes has them ("*.azurecr.io", "registry-?.corp:5000") fits a server's name:
+// label by label, with the same port or none.
+func globs(pattern, name string) bool {
+	if !strings.ContainsAny(pattern, "*?[") || strings.Contains(pattern, "/") {
+		return false
+	}
+	labels, parts := strings.Split(pattern, "."), strings.Split(name, ".")
+	if len(labels) != len(parts) {
+		return false
+	}
+	for i := range labels {
+		if ok, err := path.Match(labels[i], parts[i]); !ok || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // serverNames are the names that a login for the endpoint at o may be filed under: its host and port, never a part of
@@ -107,26 +143,42 @@ func serverName(key string) string {
 
 // load reads the file if it has changed.
 func (d *dockerConfig) load() (dockerDoc, error) {
-	info, err := os.Stat(d.path)
+	name, info, err := d.find()
 	if err != nil {
 		return dockerDoc{}, err
 	}
-	now := stamp{info.Size(), info.ModTime()}
+	now := stamp{name, info.Size(), info.ModTime()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stamp == now {
 		return d.doc, nil
 	}
-	b, err := os.ReadFile(d.path)
+	b, err := os.ReadFile(name)
 	if err != nil {
 		return dockerDoc{}, err
 	}
 	var doc dockerDoc
 	if err := json.Unmarshal(b, &doc); err != nil {
-		return dockerDoc{}, fmt.Errorf("%s is no docker config.json", d.path) // the error would quote it
+		return dockerDoc{}, fmt.Errorf("%s is no docker config.json", name) // the error would quote it
 	}
 	d.stamp, d.doc, d.given = now, doc, nil
 	return doc, nil
+}
+
+// find is the file: the path itself, or what lies in it as Kubernetes mounts a Secret of type
+// kubernetes.io/dockerconfigjson, or as docker keeps its directory.
+func (d *dockerConfig) find() (string, os.FileInfo, error) {
+	info, err := os.Stat(d.path)
+	if err != nil || !info.IsDir() {
+		return d.path, info, err
+	}
+	for _, name := range []string{".dockerconfigjson", "config.json"} {
+		name = filepath.Join(d.path, name)
+		if info, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+			return name, info, err
+		}
+	}
+	return "", nil, fmt.Errorf("there is no .dockerconfigjson and no config.json in %s", d.path)
 }
 
 // ask gets the login for server from a credential helper, or what it gave a while ago.

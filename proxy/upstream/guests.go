@@ -41,18 +41,23 @@ func guest(ctx context.Context) login {
 	return login{caller: c, username: l.Username, password: Secret(l.Password)}
 }
 
-// identify is who is to make q at e.
-func (h *hub) identify(ctx context.Context, e *endpoint, q query) (login, error) {
-	grant := func(l login) error { return h.grant(ctx, e, q, l) }
-	if h.guests == nil {
-		return h.keys.pick(ctx, e, grant)
+// identify is who is to make q at e, and the number of the pull that is taken for it, where it counts as one.
+func (h *hub) identify(ctx context.Context, e *endpoint, q query) (who login, pull uint64, err error) {
+	grant := func(l login) (err error) {
+		pull, err = h.grant(ctx, e, q, l)
+		return err
 	}
-	who := guest(ctx)
+	if h.guests == nil {
+		who, err = h.keys.pick(ctx, e, grant)
+		return who, pull, err
+	}
+	who = guest(ctx)
 	if until := h.guests.parked(who.caller); !until.IsZero() {
-		return login{}, refused(cache.ErrDenied, "%s refused the login %s a moment ago; it is tried again at %s",
+		return login{}, 0, refused(cache.ErrDenied, "%s refused the login %s a moment ago; it is tried again at %s",
 			e.origin, who.name(), until.UTC().Format(time.RFC3339))
 	}
-	return who, grant(who)
+	err = grant(who)
+	return who, pull, err
 }
 
 func (g *guests) parked(c cache.Caller) time.Time {

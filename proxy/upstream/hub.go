@@ -41,6 +41,7 @@ type shared struct {
 	uplink  line
 	tokens  cache.Group[tokenKey, token]
 	helpers cache.Group[helperKey, login]
+	makers  cache.Group[madeKey, login]
 	conns   conns
 	offline atomic.Bool
 }
@@ -68,7 +69,11 @@ func (h *hub) try(ctx context.Context, ref cache.Ref, ask func(*endpoint) (cache
 	for _, e := range skipped {
 		v.add(h.outage(e))
 	}
-	return cache.Answer{}, v.err(ref)
+	err := v.err(ref)
+	if ref.Kind == cache.KindReferrers && errors.Is(err, cache.ErrNotFound) {
+		return listAnswer(typeIndex, newIndex(nil)) // as a registry that has the API says of what nobody refers to
+	}
+	return cache.Answer{}, err
 }
 
 // attempt asks e, unless its circuit is open, and notes what that says of it.

@@ -26,8 +26,9 @@ type Hubs struct {
 	shared     *shared
 	configured map[string]*hub
 
-	mu    sync.Mutex // guards other
-	other []*hub     // registries without a Config, the one asked last at the end
+	mu      sync.Mutex // guards what follows
+	other   []*hub     // registries without a Config, the one asked last at the end
+	dormant dormant    // what is known of the limits of those that were among them
 }
 
 var _ cache.Source = (*Hubs)(nil)
@@ -152,8 +153,12 @@ func (h *Hubs) onDemand(name string) (*hub, error) {
 		return nil, fmt.Errorf("%w: %w", err, cache.ErrDenied)
 	}
 	if len(h.other) >= maxOther {
+		h.dormant.lay(h.other[0].saved(), time.Now())
 		h.other[0].roads.closeIdle()
 		h.other = slices.Delete(h.other, 0, 1)
+	}
+	for _, e := range one.endpoints {
+		h.dormant.wake(name, e)
 	}
 	h.other = append(h.other, one)
 	return one, nil
@@ -163,6 +168,7 @@ func (h *Hubs) onDemand(name string) (*hub, error) {
 func (h *Hubs) Close() error {
 	h.shared.tokens.Close()
 	h.shared.helpers.Close()
+	h.shared.makers.Close()
 	h.shared.conns.close()
 	return nil
 }

@@ -58,8 +58,12 @@ type keys struct {
 	together    bool          // where one has no pulls left, the next is used
 	log         *zap.Logger
 
-	mu    sync.Mutex // guards marks
+	make   func(context.Context, Credential, *endpoint) (login, time.Time, error)
+	makers *cache.Group[madeKey, login]
+
+	mu    sync.Mutex // guards all below
 	marks map[login]mark
+	held  map[madeKey]madeLogin
 }
 
 // mark is what a registry thinks of a login.
@@ -94,11 +98,11 @@ func (k *keys) pick(ctx context.Context, e *endpoint, grant func(login) error) (
 		limited = sooner(limited, err)
 		return err == nil
 	}
-	for _, c := range k.credentials {
+	for i, c := range k.credentials {
 		if !c.fits(e.origin) {
 			continue
 		}
-		if l, err := c.login(); try(l, err) {
+		if l, err := k.login(ctx, i, e); try(l, err) {
 			return l, nil
 		}
 		if limited != nil && !k.together {
@@ -115,9 +119,19 @@ func (k *keys) pick(ctx context.Context, e *endpoint, grant func(login) error) (
 	case limited != nil:
 		return login{}, limited
 	case why != nil:
-		return login{}, refused(cache.ErrUnavailable, "no login for %s can be used: %v", e.origin, why)
+		f := refused(cache.ErrUnavailable, "no login for %s can be used: %v; is what stands under upstreams.%s right?", e.origin, why, k.registry)
+		f.cause = errNoLogin
+		return login{}, f
 	}
 	return login{}, grant(login{})
+}
+
+// login is the credential i's at e, as it is now.
+func (k *keys) login(ctx context.Context, i int, e *endpoint) (login, error) {
+	if c := k.credentials[i]; c.Make == nil {
+		return c.login()
+	}
+	return k.made(ctx, i, e)
 }
 
 func (k *keys) parked(l login) error {
@@ -146,14 +160,20 @@ func (k *keys) accept(l login) {
 
 // park notes that l was refused, which is our trouble and not the caller's: the error is an outage.
 func (k *keys) park(l login, err error) error {
+	wasGood := k.accepted(l)
 	if pause, first := k.refuse(l, time.Now()); first {
 		k.log.Warn("a registry refuses our login", zap.String("registry", k.registry), zap.String("login", l.name()),
 			zap.Duration("pause", pause), zap.Error(err))
 		if k.docker != nil {
 			k.docker.forget()
 		}
+		k.spent(l, wasGood)
 	}
-	return explain(refused(cache.ErrUnavailable, "%v", err), "the login %s under upstreams.%s is refused", l.name(), k.registry)
+	out := refused(cache.ErrUnavailable, "%v; the login %s under upstreams.%s is refused", err, l.name(), k.registry)
+	if wasGood {
+		out.cause = errReplaced
+	}
+	return out
 }
 
 // refuse parks l, for longer with each refusal in a row. It reports false where another request, made at the same
@@ -220,15 +240,23 @@ func (c Credential) login() (login, error) {
 	return login{username: c.Username, password: Secret(password)}, nil
 }
 
+// errNoLogin is the cause where there is a login, and it cannot be used.
+var errNoLogin = errors.New("no login can be used")
+
 var (
 	errNoUsername  = errors.New("a credential needs a username, without a colon")
 	errNoPassword  = errors.New("a credential needs a password, or a password file")
+	errMadeToo     = errors.New("a login that a cloud makes has no username and no password of its own")
 	errTwoPassword = errors.New("a credential has either a password or a password file")
 )
 
 // check finds what is wrong with the credential before it is used.
 func (c Credential) check() error {
 	switch {
+	case c.Make != nil && c.Username+string(c.Password)+c.PasswordFile != "":
+		return errMadeToo
+	case c.Make != nil:
+		return nil // nothing is asked before there is need
 	case c.Username == "" || strings.Contains(c.Username, ":"):
 		return errNoUsername
 	case c.Password == "" && c.PasswordFile == "":

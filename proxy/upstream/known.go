@@ -1,5 +1,7 @@
 package upstream
 
+import "regexp"
+
 // site is what is known beforehand of a public registry whose parts have several hosts.
 type site struct {
 	realms []string // its token servers
@@ -28,6 +30,19 @@ var sites = map[string]site{
 	"public.ecr.aws":            {stores: []string{"*.cloudfront.net"}},
 }
 
+// wideSites are the public registries that have a host for each account, region or customer.
+var wideSites = []struct {
+	host *regexp.Regexp
+	site site
+}{
+	{regexp.MustCompile(`^\d{12}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|on\.aws|on\.amazonwebservices\.com\.cn)$`),
+		site{stores: []string{"*.amazonaws.com", "*.amazonaws.com.cn"}}}, // buckets of S3, of the registry's region
+	{regexp.MustCompile(`^[a-z0-9-]+(\.pkg\.dev|\.gcr\.io)$`), site{stores: []string{"storage.googleapis.com", "*.pkg.dev"}}},
+	{regexp.MustCompile(`^[a-z0-9-]+\.azurecr\.(io|cn|us)$`),
+		site{stores: []string{"*.blob.core.windows.net", "*.data.azurecr.io", "*.blob.core.chinacloudapi.cn", "*.data.azurecr.cn",
+			"*.blob.core.usgovcloudapi.net", "*.data.azurecr.us"}}},
+}
+
 // dockerHub is where docker.io is asked, and dockerNames what logins for it are filed under.
 const dockerHub = "registry-1.docker.io"
 
@@ -38,5 +53,13 @@ func (e *endpoint) site() site {
 	if e.origin.scheme != "https" || e.origin.port != "443" {
 		return site{}
 	}
-	return sites[e.origin.host]
+	if s, ok := sites[e.origin.host]; ok {
+		return s
+	}
+	for _, w := range wideSites {
+		if w.host.MatchString(e.origin.host) {
+			return w.site
+		}
+	}
+	return site{}
 }

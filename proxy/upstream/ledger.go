@@ -15,6 +15,8 @@ type ledger struct {
 	said             time.Time // when; zero: never
 	blocked          time.Time // until then it grants none
 	refusals         int       // in a row
+	last             uint64    // number of the last pull that was sent
+	flying           int64     // pulls that are not answered yet
 }
 
 const (
@@ -71,23 +73,32 @@ func (b *books) of(account string) *ledger {
 }
 
 // spend takes a pull of an account's, if it has one that may be used: none before the time that a refusal named, and
-// none of the reserve where something that is held will do. until is when it may have; zero: not known.
-func (b *books) spend(account string, reserve int, spare bool) (source string, until time.Time, ok bool) {
+// none of the reserve where something that is held will do. It returns the pull's number, for over and note; 0: it may
+// not, whose limit that is and until when; zero: not known.
+func (b *books) spend(account string, reserve int, spare bool) (number uint64, source string, until time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l, now := b.all[account], time.Now()
+	l, now := b.of(account), time.Now()
 	switch {
-	case l == nil:
-		return "", time.Time{}, true
 	case now.Before(l.blocked):
-		return l.source, l.blocked, false
-	case !l.counts(now):
-		return "", time.Time{}, true
-	case spare && (l.remaining-1)*100 < l.limit*int64(reserve):
-		return l.source, time.Time{}, false
+		return 0, l.source, l.blocked
+	case l.counts(now) && spare && (l.remaining-1)*100 < l.limit*int64(reserve):
+		return 0, l.source, time.Time{}
+	case l.counts(now):
+		l.remaining = max(0, l.remaining-1) // of several at once each sees what the others leave; the answer corrects it
 	}
-	l.remaining = max(0, l.remaining-1) // of several at once each sees what the others leave; the answer corrects it
-	return "", time.Time{}, true
+	l.last++
+	l.flying++
+	return l.last, "", time.Time{}
+}
+
+// over says that a pull is answered, or will not be.
+func (b *books) over(account string, number uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := b.all[account]; l != nil && number > 0 {
+		l.flying = max(0, l.flying-1)
+	}
 }
 
 // counts reports whether what was said of the limit still may be true.
@@ -96,8 +107,8 @@ func (l *ledger) counts(now time.Time) bool {
 }
 
 // note reads the headers that Docker Hub made customary: "ratelimit-limit: 100;w=21600", "ratelimit-remaining: 76",
-// "docker-ratelimit-source: 192.0.2.7".
-func (b *books) note(account string, header http.Header) {
+// "docker-ratelimit-source: 192.0.2.7". number is that of the pull which was answered; 0: it was none.
+func (b *books) note(account string, number uint64, header http.Header) {
 	limit, window, ok := quantity(header.Get("Ratelimit-Limit"))
 	if !ok {
 		return
@@ -111,8 +122,17 @@ func (b *books) note(account string, header http.Header) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := b.of(account)
-	l.limit, l.remaining, l.window, l.said = limit, remaining, window, time.Now()
+	l, now := b.of(account), time.Now()
+	// What is under way has been counted or will be. Of answers that overtake each other the least is right.
+	others := l.flying
+	if number > 0 {
+		others--
+	}
+	remaining = max(0, remaining-others)
+	if l.counts(now) && limit == l.limit && number < l.last && l.flying > 0 {
+		remaining = min(remaining, l.remaining)
+	}
+	l.limit, l.remaining, l.window, l.said = limit, remaining, window, now
 	l.source = clean(header.Get("Docker-Ratelimit-Source"))
 }
 

@@ -24,20 +24,20 @@ func (q query) counted() bool {
 	return q.method == http.MethodGet && strings.HasPrefix(q.tail, "manifests/")
 }
 
-// grant takes a pull of a login's at e for q, where that counts as one.
-func (h *hub) grant(ctx context.Context, e *endpoint, q query, who login) error {
+// grant takes a pull of a login's at e for q, where that counts as one, and returns its number.
+func (h *hub) grant(ctx context.Context, e *endpoint, q query, who login) (number uint64, err error) {
 	if !q.counted() {
-		return nil
+		return 0, nil
 	}
-	source, until, ok := e.books.spend(who.account(), h.reserve, cache.SpareOf(ctx))
-	if ok {
-		return nil
+	number, source, until := e.books.spend(who.account(), h.reserve, cache.SpareOf(ctx))
+	if number > 0 {
+		return number, nil
 	}
 	l := &cache.LimitedError{Registry: h.name, Of: cache.LimitOnPulls, Whose: whose(source, who), Until: until}
 	if until.IsZero() {
 		l.Detail = "what is left of them is kept for what is not held here (reserve)"
 	}
-	return h.unasked(l)
+	return 0, h.unasked(l)
 }
 
 func (h *hub) unasked(l *cache.LimitedError) error {
@@ -79,12 +79,12 @@ func (h *hub) turn(ctx context.Context, e *endpoint) error {
 }
 
 // note reads what an answer to q says of the pull limit of who asked.
-func (e *endpoint) note(who login, q query, r *reply) {
+func (e *endpoint) note(who login, q query, number uint64, r *reply) {
 	r.who = who
 	if r.foreign || r.StatusCode == http.StatusUnauthorized { // that was not asked as anybody
 		return
 	}
-	e.books.note(who.account(), r.Header)
+	e.books.note(who.account(), number, r.Header)
 	if q.counted() && r.StatusCode < 400 {
 		e.books.granted(who.account())
 	}

@@ -95,7 +95,8 @@ func newIndex(all []descriptor) index {
 }
 
 // referrers gathers what refers to a digest: from the registry's API or, where it has none, from the index that clients
-// keep under a tag for it (spec, "Unavailable Referrers API").
+// keep under a tag for it (spec, "Unavailable Referrers API"). Mostly there is none: the tag is asked for by HEAD first,
+// which counts as no pull.
 func (h *hub) referrers(ctx context.Context, e *endpoint, ref cache.Ref) (cache.Answer, error) {
 	a, err := h.gather(ctx, e, query{
 		method: http.MethodGet, repo: ref.Repo, tail: "referrers/" + ref.Digest.String(), accept: typeIndex,
@@ -104,7 +105,11 @@ func (h *hub) referrers(ctx context.Context, e *endpoint, ref cache.Ref) (cache.
 		return a, err
 	}
 	tag := cache.Ref{Repo: ref.Repo, Tag: ref.Digest.Algorithm() + "-" + ref.Digest.Hex()}
-	a, err = h.gather(ctx, e, manifestQuery(tag))
+	q := manifestQuery(tag)
+	q.method = http.MethodHead
+	if _, err = h.headManifest(ctx, e, tag, q); err == nil {
+		a, err = h.gather(ctx, e, manifestQuery(tag))
+	}
 	if errors.Is(err, errNoIndex) {
 		return listAnswer(typeIndex, newIndex(nil)) // a tag of that name that is something else
 	}

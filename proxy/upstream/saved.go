@@ -47,21 +47,28 @@ type savedSent struct {
 	N  int       `json:"n"`
 }
 
-// Ledger is what is known of the configured upstreams' limits, for Options.Ledger of the next process.
+// Ledger is what is known of upstreams' limits, for Options.Ledger of the next process.
 func (h *Hubs) Ledger() []byte {
 	all := saved{Schema: savedSchema, Endpoints: []savedEndpoint{}}
 	for _, name := range slices.Sorted(maps.Keys(h.configured)) {
-		for _, e := range h.configured[name].endpoints {
-			if s := e.save(name); s.says() {
-				all.Endpoints = append(all.Endpoints, s)
-			}
-		}
+		all.Endpoints = append(all.Endpoints, h.configured[name].saved()...)
 	}
+	all.Endpoints = append(all.Endpoints, h.onDemandSaved()...)
 	b, err := json.Marshal(all)
 	if err != nil { // a year beyond 9999, which no clock here says
 		return nil
 	}
 	return b
+}
+
+// saved is what is known of each endpoint's limits, if anything is.
+func (h *hub) saved() (all []savedEndpoint) {
+	for _, e := range h.endpoints {
+		if s := e.save(h.name); s.says() {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func (s savedEndpoint) says() bool {
@@ -83,14 +90,15 @@ func (h *Hubs) restore(b []byte) {
 		return
 	}
 	for _, s := range all.Endpoints {
-		one := h.configured[s.Registry]
-		if one == nil {
-			continue
-		}
-		for _, e := range one.endpoints {
-			if e.base.String() == s.URL {
-				e.restore(s)
+		switch one := h.configured[s.Registry]; {
+		case one != nil:
+			for _, e := range one.endpoints {
+				if e.base.String() == s.URL {
+					e.restore(s)
+				}
 			}
+		case h.shared.AnyUpstream:
+			h.dormant.lay([]savedEndpoint{s}, time.Now())
 		}
 	}
 }
@@ -103,6 +111,9 @@ func (e *endpoint) save(registry string) savedEndpoint {
 			continue
 		}
 		l := e.books.all[name]
+		if l.said.IsZero() && l.blocked.IsZero() {
+			continue // it was asked, and said nothing of limits
+		}
 		s.Accounts = append(s.Accounts, savedAccount{
 			Account: name, Limit: l.limit, Remaining: l.remaining, Window: int64(l.window / time.Second), Source: l.source,
 			Said: l.said.UTC(), Blocked: l.blocked.UTC(), Refusals: l.refusals,
@@ -120,29 +131,48 @@ func (e *endpoint) save(registry string) savedEndpoint {
 }
 
 func (e *endpoint) restore(s savedEndpoint) {
-	now := time.Now()
+	s = s.believed(time.Now())
 	e.books.mu.Lock()
 	for _, a := range s.Accounts {
-		*e.books.of(clean(a.Account)) = ledger{
-			limit: min(max(0, a.Limit), 1e9), remaining: min(max(0, a.Remaining), 1e9), source: clean(a.Source),
-			window: min(max(0, time.Duration(min(a.Window, 1e9))*time.Second), longestWindow),
-			said:   notAfter(a.Said, now), blocked: notAfter(a.Blocked, now.Add(longestWait)), refusals: max(0, a.Refusals),
+		*e.books.of(a.Account) = ledger{
+			limit: a.Limit, remaining: a.Remaining, source: a.Source, window: time.Duration(a.Window) * time.Second,
+			said: a.Said, blocked: a.Blocked, refusals: a.Refusals,
 		}
 	}
 	e.books.mu.Unlock()
 	p := &e.pacer
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.quiet, p.refused = notAfter(s.Quiet, now.Add(longestWait)), notAfter(s.Refused, now)
+	p.quiet, p.refused = s.Quiet, s.Refused
 	if s.Learnt > 0 {
-		p.learnt = Pace{min(s.Learnt, maxPace), time.Minute}
+		p.learnt = Pace{s.Learnt, time.Minute}
 	}
 	for _, sum := range s.Sent {
-		for range min(max(0, sum.N), maxPace-len(p.sent)) {
-			p.sent = append(p.sent, notAfter(sum.At, now))
+		for range min(sum.N, maxPace-len(p.sent)) {
+			p.sent = append(p.sent, sum.At)
 		}
 	}
 	slices.SortFunc(p.sent, time.Time.Compare)
+}
+
+// believed is as much of what was written down as can be true: the file may be anything by now, and the clock may have
+// been set back since.
+func (s savedEndpoint) believed(now time.Time) savedEndpoint {
+	s.Accounts = slices.Clone(s.Accounts[:min(len(s.Accounts), maxAccounts)])
+	for i, a := range s.Accounts {
+		s.Accounts[i] = savedAccount{
+			Account: clean(a.Account), Source: clean(a.Source), Limit: min(max(0, a.Limit), 1e9), Remaining: min(max(0, a.Remaining), 1e9),
+			Window: min(max(0, a.Window), int64(longestWindow/time.Second)), Refusals: max(0, a.Refusals),
+			Said: notAfter(a.Said, now), Blocked: notAfter(a.Blocked, now.Add(longestWait)),
+		}
+	}
+	s.Quiet, s.Refused = notAfter(s.Quiet, now.Add(longestWait)), notAfter(s.Refused, now)
+	s.Learnt = min(max(0, s.Learnt), maxPace)
+	s.Sent = slices.Clone(s.Sent[:min(len(s.Sent), maxPace)])
+	for i, sum := range s.Sent {
+		s.Sent[i] = savedSent{At: notAfter(sum.At, now), N: min(max(0, sum.N), maxPace)}
+	}
+	return s
 }
 
 // notAfter is t, unless the clock was set back since it was written.

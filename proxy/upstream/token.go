@@ -179,7 +179,12 @@ func (h *hub) tokenRequest(ctx context.Context, e *endpoint, realm *url.URL, key
 	form.Set("grant_type", "refresh_token")
 	form.Set("refresh_token", string(key.who.identity))
 	u.RawQuery = ""
-	r := h.request(ctx, query{method: http.MethodPost, accept: "application/json"}, &u, "")
+	return h.post(ctx, &u, form)
+}
+
+// post is a request that sends a form, which may hold secrets, to u.
+func (h *hub) post(ctx context.Context, u *url.URL, form url.Values) *http.Request {
+	r := h.request(ctx, query{method: http.MethodPost, accept: "application/json"}, u, "")
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	body := form.Encode()
 	r.ContentLength = int64(len(body))

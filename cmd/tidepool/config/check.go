@@ -32,6 +32,7 @@ func (l *layers) check() {
 		l.checkHost(host, l.Hosts[host])
 	}
 	l.checkTags()
+	l.checkWarm()
 }
 
 // known reports whether an upstream is configured, for all that could be read.
@@ -163,13 +164,14 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 		l.bad = append(l.bad, key+".cert_file")
 	}
 	for i, c := range u.Credentials {
-		if c.PasswordFile == "" && c.Password == "" {
+		if c.PasswordFile == "" && c.Password == "" && !c.ofCloud() {
 			l.wrong(fmt.Sprintf("%s.credentials[%d]", key, i), "a login needs a password_file, or the variable %s",
 				passwordPrefix+variableName(name))
 			l.bad = append(l.bad, key+".credentials")
 		}
 	}
 	l.checkAccess(key, u)
+	l.checkClouds(key, u)
 	for i, e := range u.Endpoints {
 		if e.exposed() && u.hasLogin() && !u.CleartextLogin {
 			l.wrong(fmt.Sprintf("%s.endpoints[%d]", key, i), "the login would cross the network unencrypted: use https, or say cleartext_login: true")

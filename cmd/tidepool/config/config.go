@@ -36,6 +36,7 @@ type Config struct {
 	Uplink          Uplink               `yaml:"uplink"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
+	Warm            []WarmRule           `yaml:"warm" doc:"images that are fetched before anybody asks for them"`
 	Missing         Duration             `yaml:"missing" doc:"how long an upstream is believed that it does not have a tag or a manifest"`
 	Hold            Duration             `yaml:"hold" doc:"how long a request for what is not held waits for the end of an upstream's limit, where that is so near; 0s: it is refused at once"`
 	Ranges          Ranges               `yaml:"ranges" doc:"whether a range of what is still arriving goes out as it came, or waits until the digest is proven"`
@@ -53,7 +54,7 @@ type Log struct {
 type Upstream struct {
 	Endpoints          []Endpoint   `yaml:"endpoints" doc:"base URLs, tried in order; without any, https:// and the upstream's name"`
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
-	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, to take the login from"`
+	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, or a mounted pull secret of Kubernetes, to take the login from"`
 	Access             Access       `yaml:"access" doc:"whose permission counts: shared (ours; who comes in may have it) or caller (each client's own login is shown to the upstream)"`
 	AccessFor          Term         `yaml:"access_for" doc:"with access: caller, how long the upstream's yes to a client is good for a repository"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
@@ -78,6 +79,10 @@ type Credential struct {
 	Password     upstream.Secret `yaml:"-"` // from the environment only
 	PasswordFile string          `yaml:"password_file" doc:"file that holds the password or token; read anew whenever it is needed, its last line end does not count"`
 	Endpoint     string          `yaml:"endpoint" doc:"host of the only endpoint that it is for; without it, all of the upstream's"`
+
+	AWS    *AWS    `yaml:"aws" doc:"have AWS make the login, in place of a username and a password"`
+	Google *Google `yaml:"google" doc:"have Google make the login, in place of a username and a password"`
+	Azure  *Azure  `yaml:"azure" doc:"have Azure make the login, in place of a username and a password"`
 }
 
 // Uplink bounds what may come from all upstreams together.
@@ -97,8 +102,7 @@ type Window struct {
 func (u Uplink) At(now time.Time) int64 {
 	clock := Clock(now.Hour()*60 + now.Minute())
 	for _, w := range u.Windows {
-		if inside := w.From <= clock && clock < w.To; w.From < w.To && inside ||
-			w.From >= w.To && (clock >= w.From || clock < w.To) {
+		if inTime(clock, w.From, w.To) {
 			return int64(w.Limit)
 		}
 	}
@@ -189,6 +193,7 @@ func (c *Config) complete() {
 		if u.Reserve == 0 {
 			u.Reserve = defaultReserve
 		}
+		u.completeClouds()
 	}
 	c.Upstreams = all
 	for i := range c.Tags {
@@ -220,7 +225,7 @@ func (c Config) Hubs() []upstream.Config {
 			hub.Endpoints = append(hub.Endpoints, e.String())
 		}
 		for _, l := range u.Credentials {
-			hub.Credentials = append(hub.Credentials, upstream.Credential(l))
+			hub.Credentials = append(hub.Credentials, l.hub(name))
 		}
 		all = append(all, hub)
 	}

@@ -25,7 +25,11 @@ func (l Loaded) Values() []Value {
 func (l Loaded) flatten(v reflect.Value, key string, all *[]Value) {
 	switch text, isText := v.Interface().(encoding.TextMarshaler); {
 	case v.Kind() == reflect.Pointer:
+		before := len(*all)
 		l.flatten(v.Elem(), key, all)
+		if len(*all) == before { // said, and nothing more of it
+			l.add(all, key, "{}")
+		}
 	case isText:
 		b, _ := text.MarshalText() // ours never fail
 		l.add(all, key, string(b))

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+)
+
+// showPins shows what is pinned.
+func showPins(cmd *cobra.Command, t *there, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+	defer cancel()
+	var list pinList
+	raw, err := t.document(ctx, "/api/v1/pins", &list)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), string(raw))
+		return err
+	}
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "IMAGE\tDIGEST\tSIZE\tPINNED\tBY\tHELD")
+	for _, p := range list.Pins {
+		held := "yes"
+		if !p.Whole {
+			held = "no: warm it again"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(p.Image), printable(p.Digest[:min(19, len(p.Digest))]),
+			humanize.IBytes(positive(p.Size)), p.Pinned.UTC().Format("2006-01-02 15:04"), printable(p.Owner), held)
+	}
+	return table.Flush()
+}
+
+func unpinCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "unpin IMAGE… | -f FILE",
+		Short:   "Let a running tidepool evict images again that were pinned by hand",
+		Long:    "Let a running tidepool evict images again that were pinned by tidepool pin or tidepool warm --pin. They stay until\ntheir room is needed. What a rule of the configuration pins, the rule keeps.",
+		Example: "  tidepool unpin alpine:3",
+	}
+	find, inJSON := server(cmd), output(cmd)
+	file := cmd.Flags().StringP("file", "f", "", "`FILE` of images, one on a line; # begins a comment, - is stdin")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		asJSON, err := inJSON()
+		if err != nil {
+			return err
+		}
+		images, err := imagesOf(*file, args, cmd.InOrStdin())
+		if err == nil && len(images) == 0 {
+			err = errors.New("say which images: tidepool pin lists those that are pinned")
+		}
+		if err != nil {
+			return usageError{err}
+		}
+		t, err := find()
+		if err != nil {
+			return err
+		}
+		var answer unpinned
+		raw, err := t.send(cmd.Context(), "/api/v1/unpin", map[string][]string{"images": images}, &answer)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			fmt.Fprintln(cmd.OutOrStdout(), string(raw))
+		}
+		return sayUnpinned(cmd, answer, asJSON)
+	}
+	return cmd
+}
+
+func sayUnpinned(cmd *cobra.Command, answer unpinned, quiet bool) error {
+	bad := 0
+	for _, i := range answer.Images {
+		switch {
+		case i.Error != "":
+			bad++
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", printable(i.Image), printable(i.Error))
+		case !quiet:
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: unpinned\n", printable(i.Image))
+		}
+	}
+	what := errors.New(strconv.Itoa(bad) + " of " + counting(len(answer.Images), "image") + " could not be unpinned")
+	switch {
+	case bad == 0:
+		return nil
+	case bad == len(answer.Images):
+		return what
+	}
+	return partlyError{what}
+}
