@@ -298,3 +298,41 @@ func TestNothingForSome(t *testing.T) {
 		ask("alice", ErrNotFound)
 	})
 }
+
+// That something is pinned is a permission for nobody who is asked for by name.
+func TestPinnedForCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, who := newHub(), &list{may: []Caller{"alice"}}
+		who.guards(h)
+		tag := h.tag("reg.test", "team/a", "1", manifestOf(1))
+		ref := tag.At(Sum(manifestOf(1)))
+		c := open(t, h, withCallers())
+		alice := WithCaller(t.Context(), "alice")
+		if _, err := c.Open(alice, tag, Whole); err != nil {
+			t.Fatal(err)
+		}
+		desc := Desc{Digest: ref.Digest, Size: int64(len(manifestOf(1)))}
+		if err := c.Pin(t.Context(), Pin{Ref: tag, Parts: []Part{{Ref: tag, Desc: desc, AsOf: time.Now()}, {Ref: ref, Desc: desc}}}); err != nil {
+			t.Fatal(err)
+		}
+		refused := func(ctx context.Context, want error) {
+			t.Helper()
+			for _, ref := range []Ref{tag, ref} {
+				if found, err := c.Stat(ctx, ref); !errors.Is(err, want) {
+					t.Errorf("%s, %s: %+v, %v", CallerOf(ctx), ref, found, err)
+				}
+				if _, err := c.Open(ctx, ref, Whole); !errors.Is(err, want) {
+					t.Errorf("%s, %s: %v", CallerOf(ctx), ref, err)
+				}
+			}
+		}
+		refused(WithCaller(t.Context(), "eve"), ErrDenied)
+		if _, err := c.Open(alice, tag, Whole); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(lasting)
+		h.set(func(h *hub) { h.down, h.head, h.turn = true, nil, nil })
+		refused(alice, ErrUnavailable)
+		refused(WithCaller(t.Context(), "eve"), ErrUnavailable)
+	})
+}
