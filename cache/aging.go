@@ -23,7 +23,11 @@ func (c *Cache) aging(ref Ref) Aging {
 	if c.o.Aging == nil {
 		return Aging{Fresh: defaultFresh, Stale: Forever}
 	}
-	return c.o.Aging(ref)
+	a := c.o.Aging(ref)
+	if c.byCaller(ref.Registry) {
+		a.Keep = false // what is gone may be what may not be seen any more
+	}
+	return a
 }
 
 // condition is what may be done with something known of a name.
@@ -36,14 +40,13 @@ const (
 	fresh                     // it is served
 )
 
-// conditionOf judges what was known at a time. A clock that was set back must not make a name fresh for longer than it
+// conditionOf judges what who knew at a time. A clock that was set back must not make a name fresh for longer than it
 // would have been.
 func (c *Cache) conditionOf(who asked, at time.Time) condition {
-	ref := who.ref
-	rule, age := c.aging(ref), c.now().Sub(at)
+	rule, age := c.aging(who.ref), c.now().Sub(at)
 	over := age - rule.Fresh // how long it has not been fresh
 	switch {
-	case !c.trusts(ref.Registry, at) && !c.pins.named(who):
+	case !c.trusts(who.ref.Registry, at) && !c.pins.named(who), !c.permits.allow(who):
 		return unusable
 	case age >= 0 && over < 0:
 		return fresh

@@ -226,7 +226,10 @@ func (f *flight) hasEnded() bool {
 // admit decides whether who may follow, before what comes is proven. About the one in whose name it is asked, the
 // source decides by its answer.
 func (f *flight) admit(ctx context.Context, who asked) error {
-	if f.who == who && (f.part == nil || !f.part.reopened) || f.admitted(who) {
+	switch {
+	case f.admitted(who):
+		return nil
+	case f.who == who && (f.part == nil || !f.part.reopened) && !f.granter():
 		return nil
 	}
 	if err := f.c.mayFollow(ctx, who); err != nil {
@@ -238,11 +241,19 @@ func (f *flight) admit(ctx context.Context, who asked) error {
 	return nil
 }
 
-// admitted reports whether the source has said yes to who.
+// admitted reports whether the source has said yes to who, and not too long ago: a flight may outlive a permission.
 func (f *flight) admitted(who asked) bool {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	_, ok := f.granted[who]
+	f.mu.Unlock()
+	return ok && f.c.permits.allow(who)
+}
+
+// granter reports whether the source has answered the one in whose name it is asked.
+func (f *flight) granter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.granted[f.who]
 	return ok
 }
 

@@ -34,13 +34,14 @@ type Options struct {
 	Disk   int64  // budget of the disk tier in bytes; 0: 80 % of the file system
 	Memory int64  // budget of the memory tier in bytes; 0: 64 MiB
 
-	Aging        func(Ref) Aging            // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
-	Absence      time.Duration              // how long a source is believed that it does not have something; 0: 30 s
-	Keep         func(Ref) bool             // whether content is kept once its readers are gone; nil: all is
-	Private      func(registry string) bool // whether an upstream is asked with credentials; for "": any; nil: none
-	ProvenRanges bool                       // ranges of what is still arriving wait until its digest is proven
-	Fill         Fill                       // what becomes of a blob of which only ranges are asked for
-	ScrubRate    int64                      // bytes per second read to look for rot; 0: 8 MiB/s; negative: never
+	Aging        func(Ref) Aging                     // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
+	Absence      time.Duration                       // how long a source is believed that it does not have something; 0: 30 s
+	Keep         func(Ref) bool                      // whether content is kept once its readers are gone; nil: all is
+	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none
+	Callers      func(registry string) time.Duration // how long its yes to a caller's own login is good for a repository; 0, nil: it is asked with ours
+	ProvenRanges bool                                // ranges of what is still arriving wait until its digest is proven
+	Fill         Fill                                // what becomes of a blob of which only ranges are asked for
+	ScrubRate    int64                               // bytes per second read to look for rot; 0: 8 MiB/s; negative: never
 
 	FS  FS               // nil: the operating system's
 	Now func() time.Time // the wall clock; nil: time.Now
@@ -83,20 +84,22 @@ func (f Found) Stale() bool { return f.Aged == Unconfirmed }
 
 // Cache is the store. It is ready when New returns it and must be closed.
 type Cache struct {
-	o      Options
-	src    Source
-	log    *zap.Logger
-	disk   *disk
-	memory *memory
-	facts  *table
-	pins   *pins
-	doubts doubts
-	stats  counters
+	o       Options
+	src     Source
+	permits *permits // below src
+	log     *zap.Logger
+	disk    *disk
+	memory  *memory
+	facts   *table
+	pins    *pins
+	doubts  doubts
+	stats   counters
 
 	names     Group[errand, resolved]
 	documents Group[errand, *document]
 	checks    Group[errand, Found]
 	proofs    Group[errand, struct{}]
+	renewals  Group[asked, struct{}]
 	sulks     sync.Map // asked → time.Time: not asked again before, for it was not answered
 
 	stop   context.CancelFunc // of the background work
@@ -145,8 +148,9 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
+	p := witnessed(src, o.Callers)
 	c := &Cache{
-		o: o, src: remembering(src, o.Absence), log: o.Log, disk: d, memory: m, pins: loadPins(d),
+		o: o, src: remembering(p, o.Absence), permits: p, log: o.Log, disk: d, memory: m, pins: loadPins(d),
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}
@@ -188,6 +192,7 @@ func (c *Cache) Close() error {
 	c.documents.Close()
 	c.checks.Close()
 	c.proofs.Close()
+	c.renewals.Close()
 	c.flying.Wait()
 	c.stop()
 	c.work.Wait()

@@ -1,12 +1,31 @@
 package cache
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"io"
+)
 
 // Who asks, how urgently and over how many hops travel beside the Ref, as values of the context. A flight keeps the
 // values of the one who began it, but not his cancellation.
 
-// Caller names an identity whose permission counts; "" is anyone, served with tidepool's own credentials.
+// Caller names an identity whose permission counts; "" is anyone, served with tidepool's own credentials. It is no
+// secret: nothing can be learned from it but whether two who asked were the same.
 type Caller string
+
+// Login is what a caller shows of itself, for the registry that is asked in its name and for nobody else. It never
+// prints. The zero Login is that of one who shows nothing.
+type Login struct{ Username, Password string }
+
+// Format hides the login from every verb of package fmt.
+func (l Login) Format(f fmt.State, _ rune) {
+	if l != (Login{}) {
+		_, _ = io.WriteString(f, "***")
+	}
+}
+
+// MarshalText hides the login from JSON, YAML and the like.
+func (l Login) MarshalText() ([]byte, error) { return fmt.Append(nil, l), nil }
 
 // Urgency orders who goes first where the uplink is short.
 type Urgency uint8
@@ -21,6 +40,7 @@ const (
 
 type (
 	callerKey  struct{}
+	loginKey   struct{}
 	urgencyKey struct{}
 	hopsKey    struct{}
 	doubtsKey  struct{}
@@ -37,6 +57,18 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 func CallerOf(ctx context.Context) Caller {
 	c, _ := ctx.Value(callerKey{}).(Caller)
 	return c
+}
+
+// WithLogin returns ctx with what the caller shows of itself. It lives as long as what is asked for with ctx, and is kept
+// nowhere else.
+func WithLogin(ctx context.Context, l Login) context.Context {
+	return context.WithValue(ctx, loginKey{}, l)
+}
+
+// LoginOf is what WithLogin set.
+func LoginOf(ctx context.Context) Login {
+	l, _ := ctx.Value(loginKey{}).(Login)
+	return l
 }
 
 // WithUrgency returns ctx for an asker of some urgency.

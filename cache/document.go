@@ -87,7 +87,7 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob
 	}
 	found, doc, err := c.openName(ctx, ref, heldOnly)
 	if errors.Is(err, errMoved) {
-		c.facts.put(nameKey(asked{ref, CallerOf(ctx)}), nil)
+		c.setName(asked{ref, CallerOf(ctx)}, nil)
 		found, doc, err = c.openName(ctx, ref, false)
 	}
 	if err != nil {

@@ -25,7 +25,9 @@ const (
 // errUnproven says that the registry has not shown that it has the bytes that we hold: they must come from it.
 var errUnproven = errors.New("possession not proven")
 
-func (c *Cache) private(registry string) bool { return c.o.Private != nil && c.o.Private(registry) }
+func (c *Cache) private(registry string) bool {
+	return c.o.Private != nil && c.o.Private(registry) || c.byCaller(registry)
+}
 
 // trusts reports whether what a registry said at a time still counts as a permission. A clock that was set back must
 // not prolong it.
@@ -36,11 +38,7 @@ func (c *Cache) trusts(registry string, at time.Time) bool {
 
 // linked reports whether ref's registry has said yes to who, recently enough.
 func (c *Cache) linked(who asked) bool {
-	if c.pins.has(who) {
-		return true
-	}
-	l, ok := decodeLink(c.facts.get(linkKey(who)))
-	return ok && c.trusts(who.ref.Registry, l.at)
+	return c.pins.has(who) || c.permits.allow(who) && c.within(who)
 }
 
 // possesses reports whether a registry has sent, or shown to have, these very bytes.
@@ -50,7 +48,7 @@ func (c *Cache) possesses(registry string, d Digest) bool {
 
 // grant notes a yes to who. Only for what the registry possesses.
 func (c *Cache) grant(who asked, size int64) {
-	c.facts.put(linkKey(who), link{at: c.now(), size: size}.encode())
+	c.facts.put(linkKey(c.keeper(who)), link{at: c.now(), size: size}.encode())
 }
 
 // proved notes that ref's registry has said yes to who, and then that it has the bytes: who finds the latter and not the
@@ -62,6 +60,9 @@ func (c *Cache) proved(who asked, size int64) {
 
 // revoke forgets every yes of a registry to a caller for a repository, for it has just said no.
 func (c *Cache) revoke(who asked) {
+	if c.byCaller(who.ref.Registry) {
+		return // who has heard it; the links are everybody's
+	}
 	prefix := linkPrefix(who.ref.Registry, who.ref.Repo)
 	var gone []string
 	c.facts.scan(prefix, func(key string, _ []byte) bool {
@@ -93,6 +94,9 @@ func (c *Cache) permit(ctx context.Context, ref Ref, size int64) error {
 	}
 	if !c.possesses(ref.Registry, ref.Digest) {
 		return c.challenge(ctx, who, size)
+	}
+	if c.byCaller(ref.Registry) && c.within(who) {
+		return c.renew(ctx, who)
 	}
 	if c.linked(who) { // just now
 		return nil

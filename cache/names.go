@@ -182,7 +182,7 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 		c.log.Info("gone upstream, and kept", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf))
 		return known.as(Unconfirmed), nil
 	case errors.Is(err, ErrNotFound):
-		c.facts.put(nameKey(who), nil) // gone; what it was stays held by its digest
+		c.setName(who, nil) // gone; what it was stays held by its digest
 	case errors.Is(err, ErrDenied):
 		c.revoke(who)
 	case errors.Is(err, ErrUnsupported) || errors.Is(err, ErrClosed):
@@ -225,7 +225,7 @@ func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body 
 
 // question asks in the cheapest way that answers: a HEAD where the content is not wanted or may be held.
 func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, body bool) (Answer, error) {
-	if body && !have {
+	if body && !have && !c.rumoured(ref) {
 		return c.src.Open(ctx, ref, Whole)
 	}
 	a, err := c.src.Resolve(ctx, ref, Want{N: -1, Known: known.Digest})
@@ -262,7 +262,7 @@ func (c *Cache) since(a Answer) time.Time {
 
 // remember notes what a name is; and the yes that lies in it, for content that its registry has shown to have.
 func (c *Cache) remember(who asked, n name) {
-	c.facts.put(nameKey(who), n.encode())
+	c.setName(who, n.encode())
 	if who.ref.Kind == KindManifest && c.possesses(who.ref.Registry, n.Digest) {
 		c.grant(who.at(n.Digest), n.Size)
 	}

@@ -49,8 +49,8 @@ func (p Pin) digests() []Digest {
 
 // check refuses what cannot be a pin, wherever it comes from.
 func (p Pin) check() error {
-	if p.Ref.Kind != KindManifest || p.Ref.Registry == "" || p.Ref.Repo == "" || p.Ref.Tag == "" && p.Ref.Digest.IsZero() {
-		return fmt.Errorf("%q names no image", p.Ref)
+	if err := p.Ref.Check(); err != nil || p.Ref.Kind != KindManifest {
+		return errors.Join(fmt.Errorf("%q names no image", p.Ref), err)
 	}
 	for _, x := range p.Parts {
 		if x.Ref.Registry != p.Ref.Registry || x.Ref.Repo != p.Ref.Repo {

@@ -114,7 +114,7 @@ func (c *Cache) hailOnce(ctx context.Context, b *Blob, size int64, after *flight
 // first. c.mu is held.
 func (c *Cache) carrier(key flightKey, b *Blob, r *rider) (*stream, error) {
 	for _, s := range c.streams[key] {
-		switch allowed := b.allowed || s.who == b.who(); {
+		switch allowed := b.allowed || s.who == b.who() && c.permits.allow(s.who); {
 		case !s.carry(r, allowed):
 		case !allowed:
 			return nil, errStranger

@@ -95,6 +95,13 @@ func (t *table) put(key string, value []byte) {
 	t.write(key, value)
 }
 
+// hold is put for what is not to be written down.
+func (t *table) hold(key string, value []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.recent.Add(key, value)
+}
+
 // write has key written, unless too much waits already. t.mu is held.
 func (t *table) write(key string, value []byte) {
 	if _, ok := t.dirty[key]; ok || len(t.dirty) < mostDirty {

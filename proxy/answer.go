@@ -35,6 +35,7 @@ type answer struct {
 	began    time.Time
 	id       string
 	ask      asked
+	visitor  visitor
 	digest   string // of what is served
 	tier     string
 	err      error
@@ -220,6 +221,9 @@ func (a *answer) finish() {
 		a.status, a.torn = statusGone, true
 	default:
 		r := judge(a.err, a.ask.ref.Kind)
+		if a.visitor != unasked {
+			r = a.personal(r, a.err)
+		}
 		if r.code == tooMany {
 			r = a.limited(r)
 		}

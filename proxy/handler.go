@@ -104,6 +104,9 @@ func (h *Handler) serve(a *answer) error {
 	if err := h.read(a); err != nil {
 		return err
 	}
+	if ctx, err = h.identify(ctx, a); err != nil {
+		return err
+	}
 	err = h.reply(ctx, a)
 	if !errors.Is(err, cache.ErrLimited) {
 		return err

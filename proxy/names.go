@@ -14,6 +14,7 @@ type Names struct {
 type Upstream struct {
 	Library bool // a name of one component lives under library/, as on Docker Hub
 	Prefix  bool // its name may begin a path although it does not look like a host
+	Callers bool // it is asked with the client's own login
 }
 
 // place is where the names in a request stand, as the client spelled them.

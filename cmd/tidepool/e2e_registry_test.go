@@ -31,12 +31,21 @@ type registry struct {
 // open starts a registry over dir; with login, only those who have the password come in.
 func open(t *testing.T, dir string, login bool) *registry {
 	t.Helper()
+	if login {
+		return guarded(t, dir, fmt.Sprintf("htpasswd: {realm: sea, path: %s}", htpasswd(t)))
+	}
+	return guarded(t, dir, "")
+}
+
+// guarded starts a registry over dir with such an entry under auth; "": it is open.
+func guarded(t *testing.T, dir, auth string) *registry {
+	t.Helper()
 	needs(t, "docker-registry")
 	r := &registry{t: t, addr: address(t), conf: filepath.Join(t.TempDir(), "registry.yml")}
 	conf := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\n"+
 		"http: {addr: %s, secret: x}\n", dir, r.addr)
-	if login {
-		conf += fmt.Sprintf("auth: {htpasswd: {realm: sea, path: %s}}\n", htpasswd(t))
+	if auth != "" {
+		conf += "auth: {" + auth + "}\n"
 	}
 	if err := os.WriteFile(r.conf, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)

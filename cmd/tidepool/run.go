@@ -136,7 +136,7 @@ func storeOptions(cfg config.Config, log *zap.Logger, w world) cache.Options {
 	}
 	return cache.Options{
 		Dir: cfg.Data, Disk: cfg.Disk.Of(config.Space(cfg.Data)), Memory: int64(cfg.Memory),
-		Aging: cfg.Aging, Absence: absence(cfg), Private: cfg.Private, ProvenRanges: cfg.Ranges == "proven",
+		Aging: cfg.Aging, Absence: absence(cfg), Private: cfg.Private, Callers: cfg.Callers, ProvenRanges: cfg.Ranges == "proven",
 		Fill:      map[config.Fill]cache.Fill{"auto": cache.FillAuto, "whole": cache.FillWhole, "asked": cache.FillAsked}[cfg.Fill],
 		ScrubRate: scrub, FS: w.fs, Now: w.now, Log: log.Named("cache"),
 	}
@@ -154,7 +154,7 @@ func absence(cfg config.Config) time.Duration {
 func names(cfg config.Config) proxy.Names {
 	n := proxy.Names{Upstreams: map[string]proxy.Upstream{}, Default: cfg.DefaultUpstream, Hosts: cfg.Hosts, Any: cfg.AnyUpstream}
 	for name, u := range cfg.Upstreams {
-		n.Upstreams[name] = proxy.Upstream{Library: name == "docker.io", Prefix: u.Prefix}
+		n.Upstreams[name] = proxy.Upstream{Library: name == "docker.io", Prefix: u.Prefix, Callers: u.Access == config.Caller}
 	}
 	return n
 }

@@ -178,7 +178,7 @@ func TestWarm(t *testing.T) {
 		}
 		o.Forget()
 		w.pulls("good", good)
-		if n := o.Count(); n != 0 {
+		if n := o.Count(origintest.Repo(repo)); n != 0 {
 			t.Errorf("%d requests", n)
 		}
 	})

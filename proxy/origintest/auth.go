@@ -117,6 +117,9 @@ func (o *Origin) admitBasic(req *Request, r *http.Request) *answer {
 	if !known || a.password != password {
 		return o.guard.challenge(req, r, "", "")
 	}
+	if !a.may(req.Repo) && o.manners.Hides {
+		return refuse(http.StatusNotFound, "NAME_UNKNOWN", "no such repository")
+	}
 	if !a.may(req.Repo) {
 		return refuse(http.StatusForbidden, "DENIED", "not for this account")
 	}
@@ -133,6 +136,9 @@ func (o *Origin) admitToken(req *Request, r *http.Request) *answer {
 		return o.guard.challenge(req, r, "", "invalid_token")
 	}
 	if req.Repo != "" && !slices.Contains(g.Repos, req.Repo) {
+		if o.manners.Hides {
+			return refuse(http.StatusNotFound, "NAME_UNKNOWN", "no such repository")
+		}
 		return o.guard.challenge(req, r, "", "insufficient_scope")
 	}
 	return nil

@@ -42,6 +42,7 @@ type Manners struct {
 	NoFilter      bool // the referrers API ignores artifactType
 	PageSize      int  // entries on a page of a list where the client asks for no fewer; 0: all
 	AbsoluteLinks bool // the address of the next page is absolute
+	Hides         bool // who may not see a repository is told that it is not there
 }
 
 // repo is a repository: what is in one is not in another.

@@ -49,17 +49,16 @@ func (h *hub) sendAgain(ctx context.Context, e *endpoint, q query) (*reply, erro
 // send makes q at e with the pass that e wants. A pass that is refused is replaced by a new one, once. It is the only
 // way to an endpoint, so that whatever is asked, secrets go the same way.
 func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
-	var pull uint64 // its number, where it counts as one
-	who, err := h.keys.pick(ctx, e, func(l login) (err error) {
-		pull, err = h.grant(ctx, e, q, l)
-		return err
-	})
+	who, pull, err := h.identify(ctx, e, q) // the pull's number, where it counts as one
 	if err != nil {
 		return nil, err
 	}
 	defer func() { e.books.over(who.account(), pull) }()
 	known, _ := e.learnt()
 	p, err := h.passFor(ctx, e, who, known, q.repo, pass{})
+	if err != nil && h.guests != nil && errors.Is(err, cache.ErrDenied) {
+		return nil, err // which says nothing of the endpoint
+	}
 	if err != nil {
 		e.learn(challenge{}) // what it said may no longer be true: the next request finds out
 		return nil, err
@@ -119,6 +118,9 @@ func (h *hub) passFor(ctx context.Context, e *endpoint, who login, c challenge, 
 // turnedDown is the error for a 401 or 403 that no other pass would change. Whether the repository is refused, or we
 // are, makes the difference between an answer and an outage.
 func (h *hub) turnedDown(ctx context.Context, e *endpoint, who login, p pass, r *reply) error {
+	if h.guests != nil {
+		return h.guests.turnedDown(ctx, h, e, who, p, r)
+	}
 	err := h.refusal(r)
 	switch {
 	case errors.Is(err, cache.ErrLimited):

@@ -44,6 +44,9 @@ func newHub(c Config, s *shared, written bool) (*hub, error) {
 		f.add("redirect_hosts", wrong(host, h.guard.written.add(host)))
 	}
 	h.addKeys(c, f)
+	if c.Guests > 0 {
+		h.guests = &guests{last: c.Guests}
+	}
 	h.roads = newRoads(c, s.Options, h.guard, f)
 	return h, errors.Join(f.all...)
 }

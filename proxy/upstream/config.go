@@ -23,6 +23,10 @@ type Config struct {
 	Credentials  []Credential // the first that is not refused is used
 	DockerConfig string       // a docker config.json to look each endpoint's login up in, credential helpers included; or the directory of one, as Kubernetes mounts a pull secret
 
+	// Guests says that the registry is asked with the logins of those who ask (cache.WithLogin), or with none, and for how
+	// long a token is used that was made from one of these; 0: with the logins above.
+	Guests time.Duration
+
 	// Realms are the token servers that the credentials may go to, besides those that are known to belong to the
 	// registry: "auth.corp", "auth.corp:8443", or "http://auth.corp:8080" where it has no TLS.
 	Realms []string

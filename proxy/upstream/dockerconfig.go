@@ -73,7 +73,8 @@ func (d *dockerConfig) login(ctx context.Context, o origin) (login, error) {
 		}
 	}
 	if a, ok := doc.lookUp(names); ok {
-		return login{a.Username, Secret(a.Password), Secret(a.IdentityToken), Secret(a.RegistryToken)}, nil
+		return login{username: a.Username, password: Secret(a.Password), identity: Secret(a.IdentityToken),
+			bearer: Secret(a.RegistryToken)}, nil
 	}
 	if doc.CredsStore == "" {
 		return login{}, nil

@@ -20,6 +20,7 @@ type hub struct {
 
 	endpoints []*endpoint
 	keys      *keys
+	guests    *guests // nil: asked with our keys
 	tokens    tokens
 	realms    []origin // configured
 	guard     *guard

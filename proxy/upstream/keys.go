@@ -18,11 +18,12 @@ import (
 // login is who we are at an endpoint: a username and a password, an identity token that a token server takes instead,
 // or a bearer token for the registry itself. The zero login is nobody in particular. It is comparable.
 type login struct {
+	caller                     cache.Caller // whose it is; "": ours
 	username                   string
 	password, identity, bearer Secret
 }
 
-func (l login) anonymous() bool { return l == login{} }
+func (l login) anonymous() bool { return l == login{caller: l.caller} }
 
 // basic is the Authorization of a username and a password; empty where l has none.
 func (l login) basic() Secret {
@@ -149,7 +150,7 @@ func (k *keys) accepted(l login) bool {
 }
 
 func (k *keys) accept(l login) {
-	if l.anonymous() {
+	if l.anonymous() || l.caller != "" {
 		return
 	}
 	k.mu.Lock()

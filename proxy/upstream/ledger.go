@@ -39,10 +39,20 @@ func (l login) account() string {
 	switch {
 	case l.anonymous():
 		return ""
+	case l.caller != "":
+		return guestAccount + string(l.caller)
 	case l.username == "":
 		return "(a token)"
 	}
 	return clean(l.username)
+}
+
+// called is the account as it is told to the one whose it is.
+func (l login) called() string {
+	if l.caller != "" {
+		return clean(l.username)
+	}
+	return l.account()
 }
 
 // of is the ledger of an account. mu is held.
@@ -51,7 +61,10 @@ func (b *books) of(account string) *ledger {
 	if l != nil {
 		return l
 	}
-	if b.all == nil || len(b.all) >= maxAccounts {
+	if isGuest(account) {
+		b.room()
+	}
+	if b.all == nil || !isGuest(account) && len(b.all)-b.guests() >= maxAccounts {
 		b.all = map[string]*ledger{}
 	}
 	l = new(ledger)

@@ -48,7 +48,7 @@ func (h *hub) unasked(l *cache.LimitedError) error {
 // whose limit it is: as the registry says, else by the login.
 func whose(source string, who login) string {
 	if source == "" {
-		return who.account()
+		return who.called()
 	}
 	return source
 }

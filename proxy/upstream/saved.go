@@ -107,6 +107,9 @@ func (e *endpoint) save(registry string) savedEndpoint {
 	s := savedEndpoint{Registry: registry, URL: e.base.String()}
 	e.books.mu.Lock()
 	for _, name := range slices.Sorted(maps.Keys(e.books.all)) {
+		if isGuest(name) {
+			continue
+		}
 		l := e.books.all[name]
 		if l.said.IsZero() && l.blocked.IsZero() {
 			continue // it was asked, and said nothing of limits

@@ -79,6 +79,9 @@ func (b *books) stats(now time.Time) (all []AccountStats) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(b.all)) {
+		if isGuest(name) {
+			continue
+		}
 		l := b.all[name]
 		a := AccountStats{Account: name, Limit: -1, Remaining: -1, Source: l.source}
 		if now.Before(l.blocked) {

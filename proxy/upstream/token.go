@@ -144,7 +144,7 @@ func (h *hub) fetchToken(ctx context.Context, e *endpoint, realm *url.URL, key t
 		return token{}, broken("%s: %v", r.host, err)
 	}
 	h.keys.accept(key.who)
-	return got, nil
+	return h.guests.shorten(got, asked), nil
 }
 
 // tokenTrip makes the request for a token. It follows no redirect: a login goes to the realm and nowhere else.
@@ -203,6 +203,8 @@ func (h *hub) tokenRefusal(who login, r *reply) error {
 		return err
 	case isRedirect(status):
 		return refused(cache.ErrUnavailable, "%s redirects, which a token server must not", r.host)
+	case h.guests != nil:
+		return h.guests.tokenRefused(who, status, err)
 	case status == http.StatusUnauthorized && !who.anonymous():
 		return h.keys.park(who, err)
 	case status == http.StatusForbidden && !who.anonymous() && !h.keys.accepted(who):

@@ -170,6 +170,7 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 			l.bad = append(l.bad, key+".credentials")
 		}
 	}
+	l.checkAccess(key, u)
 	l.checkClouds(key, u)
 	for i, e := range u.Endpoints {
 		if e.exposed() && u.hasLogin() && !u.CleartextLogin {

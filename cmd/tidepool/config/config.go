@@ -55,6 +55,8 @@ type Upstream struct {
 	Endpoints          []Endpoint   `yaml:"endpoints" doc:"base URLs, tried in order; without any, https:// and the upstream's name"`
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
 	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, or a mounted pull secret of Kubernetes, to take the login from"`
+	Access             Access       `yaml:"access" doc:"whose permission counts: shared (ours; who comes in may have it) or caller (each client's own login is shown to the upstream)"`
+	AccessFor          Term         `yaml:"access_for" doc:"with access: caller, how long the upstream's yes to a client is good for a repository"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
 	Realm              []string     `yaml:"realm" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
 	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
@@ -179,6 +181,12 @@ func (c *Config) complete() {
 		if len(u.Endpoints) == 0 {
 			u.Endpoints = []Endpoint{usualEndpoint(name)}
 		}
+		if u.Access == "" {
+			u.Access = Shared
+		}
+		if u.Access == Caller && u.AccessFor == 0 {
+			u.AccessFor = defaultAccessFor
+		}
 		if u.Fetches == 0 {
 			u.Fetches = defaultFetches
 		}
@@ -208,7 +216,7 @@ func (c Config) Hubs() []upstream.Config {
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		u := c.Upstreams[name]
 		hub := upstream.Config{
-			Name: name, DockerConfig: u.DockerConfig, Realms: u.Realm, RedirectHosts: u.RedirectHosts,
+			Name: name, DockerConfig: u.DockerConfig, Guests: c.Callers(name), Realms: u.Realm, RedirectHosts: u.RedirectHosts,
 			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
 			Offline: u.Offline, Fetches: u.Fetches, Limit: int64(u.Limit),
 			Reserve: int(u.Reserve), Requests: upstream.Pace(u.Requests), CredentialsTogether: u.Together,
@@ -247,4 +255,7 @@ func (c Config) Private(registry string) bool {
 	return false
 }
 
-func (u *Upstream) hasLogin() bool { return len(u.Credentials) > 0 || u.DockerConfig != "" }
+// hasLogin reports whether what is had of u may be a secret.
+func (u *Upstream) hasLogin() bool { return u.hasOwnLogin() || u.Access == Caller }
+
+func (u *Upstream) hasOwnLogin() bool { return len(u.Credentials) > 0 || u.DockerConfig != "" }
