@@ -172,7 +172,7 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 	}
 	f.begun = UrgencyOf(ctx)
 	f.ahead = f.begun >= Warming
-	f.direct = DirectOf(ctx)
+	f.direct = DirectOf(ctx) || c.owns(who.ref)
 	ctx = withLiveUrgency(c.doubts.tell(context.WithoutCancel(ctx), key), f.urgency)
 	ctx = withLiveDirect(ctx, f.isDirect)
 	f.ctx, f.stop = context.WithCancel(ctx)

@@ -46,6 +46,7 @@ type (
 	doubtsKey  struct{}
 	spareKey   struct{}
 	directKey  struct{}
+	waitKey    struct{}
 )
 
 // WithCaller returns ctx with c as the one who asks.
@@ -132,6 +133,20 @@ func DirectOf(ctx context.Context) bool {
 		return d()
 	}
 	return false
+}
+
+// MayWait tells those who wait for an answer that another member is asked for it, or with "" that none is any more, and
+// reports whether that may be: not for those whom DirectOf is about, who are told so before they are heard of here.
+func MayWait(ctx context.Context, member string) bool {
+	if tell, ok := ctx.Value(waitKey{}).(func(member string) bool); ok {
+		return tell(member)
+	}
+	return member == "" || !DirectOf(ctx)
+}
+
+// withWait returns ctx for what MayWait is told.
+func withWait(ctx context.Context, tell func(member string) bool) context.Context {
+	return context.WithValue(ctx, waitKey{}, tell)
 }
 
 // withLiveDirect returns ctx for what others come and go to wait for.

@@ -25,7 +25,7 @@ func (b between) Resolve(ctx context.Context, ref Ref, want Want) (Answer, error
 }
 
 func (b between) Open(ctx context.Context, ref Ref, want Want) (Answer, error) {
-	if DirectOf(ctx) {
+	if !MayWait(ctx, "another") {
 		return b.hub.Open(ctx, ref, want)
 	}
 	if b.first == 0 {

@@ -63,7 +63,17 @@ type errand struct {
 	direct bool
 }
 
-func errandOf(ctx context.Context, who asked) errand { return errand{who, DirectOf(ctx)} }
+func (c *Cache) errandOf(ctx context.Context, who asked) errand {
+	return errand{who, DirectOf(ctx) || c.owns(who.ref)}
+}
+
+// in is ctx for e.
+func (e errand) in(ctx context.Context) context.Context {
+	if e.direct {
+		return WithDirect(ctx)
+	}
+	return ctx
+}
 
 // fromSource is the tier of what the source has answered.
 func fromSource(via string) Tier {
@@ -151,19 +161,11 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 	if heldOnly {
 		return nil, 0, ErrNotHeld
 	}
-	fetch := func(ctx context.Context) (*document, error) {
-		a, err := c.src.Open(ctx, ref, Whole)
-		if errors.Is(err, ErrDenied) {
-			c.revoke(who)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return c.receive(who, a)
-	}
-	doc, joined, err := c.documents.Do(ctx, errandOf(ctx, who), 0, fetch)
+	fetch := func(ctx context.Context) (*document, error) { return c.fetchDocument(ctx, who) }
+	errand := c.errandOf(ctx, who)
+	doc, joined, err := c.documents.Do(errand.in(ctx), errand, 0, fetch)
 	if joined && grudged(ctx, err) {
-		doc, joined, err = c.documents.Do(ctx, errandOf(ctx, who), 0, fetch)
+		doc, joined, err = c.documents.Do(errand.in(ctx), errand, 0, fetch)
 	}
 	if joined {
 		return doc, FromFlight, err
@@ -172,6 +174,22 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 		return nil, FromUpstream, err
 	}
 	return doc, fromSource(doc.via), nil
+}
+
+// fetchDocument brings a document from the source; from the registry itself where another member has sent other bytes.
+func (c *Cache) fetchDocument(ctx context.Context, who asked) (*document, error) {
+	a, err := c.src.Open(ctx, who.ref, Whole)
+	if errors.Is(err, ErrDenied) {
+		c.revoke(who)
+	}
+	if err != nil {
+		return nil, err
+	}
+	doc, err := c.receive(who, a)
+	if errors.Is(err, ErrCorrupt) && a.Via != "" {
+		return c.fetchDocument(WithDoubts(ctx, 1), who)
+	}
+	return doc, err
 }
 
 // grudged reports whether err is a limit that may be one for another only: who joins somebody for whom nothing scarce is
@@ -285,6 +303,9 @@ func (c *Cache) keep(who asked, doc *document) {
 		c.family(doc)
 	}
 }
+
+// owns reports whether other members have a thing fetched by this one.
+func (c *Cache) owns(ref Ref) bool { return c.o.Keep != nil && c.o.Keep(ref) }
 
 // keeps reports whether content stays on disk.
 func (c *Cache) keeps(ref Ref) bool { return c.o.Keep == nil || c.o.Keep(ref) }

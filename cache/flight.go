@@ -111,6 +111,17 @@ func (f *flight) isDirect() bool {
 	return f.direct
 }
 
+// waits notes that r waits for another member, where that may be.
+func (f *flight) waits(r *run, member string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.direct && member != "" {
+		return false
+	}
+	r.via = member
+	return true
+}
+
 // straighten has the flight asked for where no other member is waited for, because one of them has come aboard: it may
 // be the very one that is waited for. What another member sends meanwhile, or is asked for, is given up; what it has
 // sent stays. f.mu is held.
@@ -120,7 +131,7 @@ func (f *flight) straighten() {
 	}
 	f.direct = true
 	for _, r := range f.active {
-		if r.turn != nil && (r.via != "" || !r.answered) {
+		if r.turn != nil && r.via != "" {
 			r.turn(errTurn)
 		}
 	}

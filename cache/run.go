@@ -20,7 +20,7 @@ type run struct {
 	main     bool  // it moves the front
 	whole    bool  // its last request was for everything
 	answered bool
-	via      string                  // the member that answered; "": none
+	via      string                  // the member that is asked, or sends; "": none
 	turn     context.CancelCauseFunc // has the rest asked for anew; nil: nothing is asked for
 
 	open record // what is held but not yet in the map
@@ -149,6 +149,7 @@ func (f *flight) leg(r *run) (got int64, err error) {
 	untie := context.AfterFunc(f.ctx, cancel)
 	defer f.turned(ctx, r, &err)
 	f.turnable(r, turn)
+	ctx = withWait(ctx, func(member string) bool { return f.waits(r, member) })
 	a, err := f.c.src.Open(ctx, f.who.ref, want)
 	if err != nil {
 		untie()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -57,14 +58,22 @@ func (r *Router) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cach
 	return r.route(ctx, question{ref: ref, want: want})
 }
 
-// Owns reports whether this member is the one that keeps a thing.
+// Owns reports whether this member is the one that keeps a thing: its owner, or the next one while that is silent.
 func (r *Router) Owns(ref cache.Ref) bool {
 	v := r.view()
 	if v == nil {
 		return true
 	}
-	first := v.Ring.Owners(KeyOf(ref), 1)
-	return len(first) == 0 || first[0].Name == v.Self
+	order := v.Ring.Owners(KeyOf(ref), owners)
+	for _, m := range order {
+		if m.Name == v.Self {
+			return true
+		}
+		if r.Remotes.to(m).temper.asked(time.Now()) {
+			return false
+		}
+	}
+	return len(order) == 0
 }
 
 func (r *Router) view() *View {
@@ -87,11 +96,9 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	if q.want.HeldOnly {
 		return cache.Answer{}, cache.ErrNotHeld
 	}
-	if cache.DirectOf(ctx) {
-		return r.own(ctx, v, order, q)
-	}
 	for _, m := range order[:min(owners, len(order))] {
-		if m.Name == v.Self {
+		// A member that has sent other bytes is not asked for them again.
+		if m.Name == v.Self || q.doubts > 0 || !cache.MayWait(ctx, m.Name) {
 			break
 		}
 		a, err := r.ask(ctx, m, q)
@@ -106,7 +113,8 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 // own answers as the owner of a thing does: from the registry, unless the member has it that owned it before, or would
 // own it if this one were not there.
 func (r *Router) own(ctx context.Context, v *View, order []Member, q question) (cache.Answer, error) {
-	if !q.ref.Mutable() && !q.resolve {
+	cache.MayWait(ctx, "")
+	if q.doubts == 0 && !q.resolve {
 		held := q
 		held.want.HeldOnly = true
 		for _, m := range order[:min(owners, len(order))] {
