@@ -31,7 +31,8 @@ const (
 	tooMuch   = "415 UNSUPPORTED"
 	limitedBy = "429 TOOMANYREQUESTS"
 	noEntry   = "403 DENIED"
-	either    = "whole or 502" // whether a part comes depends on whether another request for the whole is under way
+	tornOnce  = "torn or whole" // where all of it was found wrong before any was shown, it is fetched anew
+	either    = "whole or 502"  // whether a part comes depends on whether another request for the whole is under way
 )
 
 // fits reports whether an outcome is one of those that want stands for. Where all came and was found wrong before any
@@ -40,6 +41,8 @@ func fits(got, want string) bool {
 	switch want {
 	case either:
 		return got == whole || got == down
+	case tornOnce:
+		return got == whole || fits(got, torn)
 	case torn:
 		return got == torn || got == wrong
 	}
@@ -67,7 +70,7 @@ var faults = []ill{
 	{"slow header", func(r *origintest.Rule) { r.Delay(10 * time.Second) }, whole, whole, whole, whole, whole, whole},
 
 	{"wrong bytes", func(r *origintest.Rule) { r.Flip(50) }, wrong, wrong, whole, torn, whole, whole},
-	{"wrong bytes once", func(r *origintest.Rule) { r.Once().Flip(50) }, wrong, wrong, whole, torn, whole, whole},
+	{"wrong bytes once", func(r *origintest.Rule) { r.Once().Flip(50) }, wrong, wrong, whole, tornOnce, whole, whole},
 	{"wrong last byte", func(r *origintest.Rule) { r.Flip(blobSize - 1) }, whole, whole, whole, torn, whole, whole},
 	{"wrong bytes, no length", func(r *origintest.Rule) { r.NoLength().Flip(50) }, wrong, wrong, whole, torn, whole, whole},
 	{"length too long", func(r *origintest.Rule) { r.Length(7) }, down, down, "", torn, "", ""},

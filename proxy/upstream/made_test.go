@@ -153,10 +153,10 @@ func TestMadeOnce(t *testing.T) {
 // A cloud that does not answer takes a bounded time, and nobody is asked while tidepool is offline.
 func TestMakingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		var asked atomic.Int32
 		c := upstream.Config{Endpoints: []string{"http://hub.test"}, Credentials: []upstream.Credential{{
 			Make: func(ctx context.Context, host string) (upstream.Made, error) {
-				asked++
+				asked.Add(1)
 				<-ctx.Done()
 				return upstream.Made{}, ctx.Err()
 			},
@@ -169,8 +169,8 @@ func TestMakingIsBounded(t *testing.T) {
 		began := time.Now()
 		_, err = h.Resolve(t.Context(), tagRef("latest"), cache.Whole)
 		wantErr(t, err, cache.ErrUnavailable, "no login was made within 15s")
-		if d := time.Since(began); asked != 1 || d > 16*time.Second {
-			t.Errorf("asked %d times in %v", asked, d)
+		if d := time.Since(began); asked.Load() != 1 || d > 16*time.Second {
+			t.Errorf("asked %d times in %v", asked.Load(), d)
 		}
 	})
 }
