@@ -220,7 +220,7 @@ func (c *town) add() *node {
 
 func (n *node) close() {
 	_ = n.server.Close()
-	n.router.Remotes.Close()
+	_ = n.router.Remotes.Close()
 	if err := n.store.Close(); err != nil {
 		n.t.Error(err)
 	}

@@ -94,8 +94,11 @@ func (r *Remotes) keep(members map[string]Member) {
 	}
 }
 
-// Close closes all.
-func (r *Remotes) Close() { r.keep(nil) }
+// Close closes what is open and unused.
+func (r *Remotes) Close() error {
+	r.keep(nil)
+	return nil
+}
 
 // remote asks one member.
 type remote struct {

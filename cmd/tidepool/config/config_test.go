@@ -85,8 +85,8 @@ func TestPrecedence(t *testing.T) {
 			expect(yaml, c.given, "--"+c.flag)
 		})
 	}
-	if n := len(config.Settings); n != 13 {
-		t.Errorf("there are %d settings: the table above has 13", n)
+	if n := len(config.Settings); n != 18 {
+		t.Errorf("there are %d settings: the table above has 13, that of the cluster 5", n)
 	}
 }
 
