@@ -63,7 +63,8 @@ var agents = []agent{
 	// containerd, core/remotes/docker/resolver.go: retryRequest repeats 429 and 408 at once, maxAttempts (5) in all,
 	// without a look at Retry-After; 500, 503 and 504 once, at the last host. Resolve asks again by GET where a HEAD
 	// got 403 (since 2026-07; before, only the status line of a HEAD is shown, but all of a GET's answer), then each
-	// further host; the last is the server in hosts.toml.
+	// further host; the last is the server in hosts.toml, and our snippet names no other. 405 makes all versions ask
+	// again by GET, but they close the body unread, and take no second look.
 	{"containerd", []string{"containerd/"}, http.StatusForbidden, tooMany, configured},
 	// containers/image, docker/docker_client.go: makeRequestToResolvedURL repeats 429 alone, 5 requests in all, after 2,
 	// 4, 8 and 16 s, or after Retry-After up to 60 s each. newImageSource (docker_image_src.go) then tries each mirror

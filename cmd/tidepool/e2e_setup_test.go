@@ -16,7 +16,9 @@ func TestSetupIsUnderstood(t *testing.T) {
 	o := origintest.New()
 	digest := o.PutImage("library/app", "1", origintest.Spec{Layers: []origintest.Layer{{Size: 1 << 10}}}).Top.Digest.String()
 	const ref = "docker.io/library/app:1"
-	pool := serve(t, "--upstream", "docker.io="+origintest.Serve(t, o).URL)
+	other := origintest.New()
+	otherDigest := other.PutImage("org/app", "1", origintest.Spec{Seed: 1, Layers: []origintest.Layer{{Size: 1 << 10}}}).Top.Digest.String()
+	pool := serve(t, "--upstream", "docker.io="+origintest.Serve(t, o).URL, "--upstream", "ghcr.io="+origintest.Serve(t, other).URL)
 	bin, err := program()
 	must(t, err)
 	root := t.TempDir()
@@ -33,8 +35,10 @@ func TestSetupIsUnderstood(t *testing.T) {
 	})
 	t.Run("containerd", func(t *testing.T) {
 		c := startContainerd(t, "127.0.0.1:1").(containerd)
-		run(t, nil, "ctr", "-a", c.socket, "content", "fetch", "--hosts-dir", filepath.Join(root, "etc/containerd/certs.d"), ref)
-		checkBlobs(t, c.blobs, digest)
+		for ref, digest := range map[string]string{ref: digest, "ghcr.io/org/app:1": otherDigest} {
+			run(t, nil, "ctr", "-a", c.socket, "content", "fetch", "--hosts-dir", filepath.Join(root, "etc/containerd/certs.d"), ref)
+			checkBlobs(t, c.blobs, digest)
+		}
 	})
 	t.Run("podman", func(t *testing.T) { // skopeo reads the same file, and can be told where it is
 		dir := t.TempDir()
