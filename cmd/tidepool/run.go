@@ -100,7 +100,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	r.keep(ctx, books, limits(cfg, r.hubs, log))
 	ahead := r.warmUp(ctx)
 	numbers := metrics.New(metrics.Sources{
-		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Version: build().Version,
+		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Cluster: r.cluster.counted, Version: build().Version,
 	})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
