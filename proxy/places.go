@@ -171,7 +171,7 @@ func (h *Handler) locate(ctx context.Context, a *answer) error {
 // that of the least certain part.
 func (h *Handler) gather(ctx context.Context, a *answer) (tags []string, found cache.Found, err error) {
 	var absent error
-	some := false
+	var said cache.Ref // the place that the answer's headers are about
 	for _, ref := range a.ask.everywhere() {
 		a.ask.ref = ref
 		list, f, err := h.tagList(ctx, ref)
@@ -182,16 +182,21 @@ func (h *Handler) gather(ctx context.Context, a *answer) (tags []string, found c
 		if err != nil {
 			return nil, found, err
 		}
-		if tags = append(tags, list...); !some {
-			found, some = f, true
+		tags = append(tags, list...)
+		switch {
+		case said == (cache.Ref{}):
+			found, said = f, ref
 			continue
+		case f.Stale() && !found.Stale():
+			said = ref
 		}
 		found = lesser(found, f)
 	}
-	a.ask.ref = a.ask.everywhere()[0]
-	if !some {
+	if said == (cache.Ref{}) {
+		a.ask.ref = a.ask.everywhere()[0]
 		return nil, found, absent
 	}
+	a.ask.ref = said
 	return tags, found, nil
 }
 
