@@ -127,7 +127,11 @@ func (l *layers) reach(g Glob) []Glob {
 	all := []Glob{g}
 	registry, repo := g.cut()
 	if u := l.Upstreams[registry]; u.isVirtual() {
-		for _, m := range u.Of {
+		of := u.Of
+		if slices.ContainsFunc(u.Inside, func(in Glob) bool { return in.covers(repo) }) {
+			of = u.InsideOf
+		}
+		for _, m := range of {
 			all = append(all, Glob(m+"/"+string(repo)), Glob(m+"/"+at(m, string(repo))))
 		}
 	}

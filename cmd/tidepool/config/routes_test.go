@@ -20,6 +20,8 @@ aliases:
   - {from: "hub.corp/internal/**", to: "all/internal/**"}
   - {from: "short.corp/**", to: "docker.io/**"}
   - {from: "quay.io/moved/**", to: "docker.io/bitnami/**", when: missing}
+  - {from: "docker.io/internal/mine/**", to: "all/internal/mine/**"}
+  - {from: "quay.io/internal/**", to: "docker.io/acme/**"}
   - {from: "evil.corp/**", to: "docker.io/internal/**"}
 `
 
@@ -49,7 +51,9 @@ func TestCandidates(t *testing.T) {
 		"all/tool":                    "local/tool r.corp/tool",
 		"all/library/tool":            "local/library/tool r.corp/library/tool",
 		"all/team-x/app":              "local/team-x/app r.corp/team-x/app",
+		"quay.io/internal/app":        "docker.io/acme/app",
 		"hub.corp/internal/app":       "local/internal/app r.corp/internal/app",
+		"docker.io/internal/mine/app": "local/internal/mine/app r.corp/internal/mine/app",
 		"r.corp/internal/app":         "",
 		"docker.io/internal/app":      "! a name of the inside (upstreams.all.inside), which docker.io is never asked for: ask for all/internal/app",
 		"docker.io/library/tool":      "! a name of the inside",
@@ -136,8 +140,9 @@ func TestRouteFaults(t *testing.T) {
 		`{from: "docker.io/bitnami/**", to: "docker.io/bitnamilegacy/**"}, {from: "docker.io/bitnamilegacy/**", to: "ghcr.io/**"}`,
 		`{from: "localhost:5000/**", to: "all/**"}`,
 		`{from: "all/old/**", to: "all/new/**"}`,
+		`{from: "docker.io/internal/**", to: "all/internal/**"}`,
 	} {
-		if _, err := load(t, "upstreams: {all: {type: virtual, of: [quay.io, docker.io]}}\naliases: ["+text+"]\n", config.Inputs{}); err != nil {
+		if _, err := load(t, "upstreams: {all: {type: virtual, of: [quay.io, docker.io], inside: ['internal/**'], inside_of: [quay.io]}}\naliases: ["+text+"]\n", config.Inputs{}); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
