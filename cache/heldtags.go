@@ -51,7 +51,8 @@ func (c *Cache) heldTags(who asked) (tags []string) {
 	c.facts.scan(prefix, func(key string, value []byte) bool {
 		tag := key[len(prefix):]
 		n, ok := decodeName(value)
-		if ok && tag != "" && !strings.ContainsAny(tag, "\x00\xff") && // of a caller, or of no tag
+		others := strings.IndexByte(tag, 0xff) >= 0 // what a caller was told
+		if ok && !others && tag != "" &&
 			c.conditionOf(Ref{Registry: who.ref.Registry, Repo: who.ref.Repo, Kind: KindManifest, Tag: tag}, n.asOf) != unusable &&
 			c.holds(n.Digest) {
 			tags = append(tags, tag)

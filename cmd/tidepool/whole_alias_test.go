@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ func (w *pool) by(t *testing.T, base, tag string, img *origintest.Image) {
 		w.get(base+"/manifests/"+m.Digest.String()).brings(t, m.Content)
 	}
 	for _, b := range img.Blobs {
-		w.head(base + "/blobs/" + b.Digest.String()).is(t, http.StatusOK)
+		w.head(base+"/blobs/"+b.Digest.String()).is(t, http.StatusOK)
 		w.get(base+"/blobs/"+b.Digest.String()).brings(t, b.Content)
 	}
 }
@@ -94,6 +95,18 @@ func TestAliasOfWhatMoved(t *testing.T) {
 			reached(t, "at the new name", o, 0, origintest.Repo("bitnamilegacy/redis"))
 			w.close()
 		}
+	})
+	bubble(t, "a hundred at once", func(t *testing.T) {
+		o := origintest.New()
+		img := o.PutImage("bitnamilegacy/redis", "7", origintest.Spec{Platforms: []string{"linux/amd64", "linux/arm64"}})
+		w := inBubble(t, o, plan{file: renamed})
+		o.When().Delay(time.Second) // they are all there before the first answer is
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() { w.by(t, old, "7", img) })
+		}
+		all.Wait()
+		reached(t, "by the old name", o, len(img.Manifests)+len(img.Blobs)+1)
 	})
 	bubble(t, "offline, by the next process", func(t *testing.T) {
 		o := origintest.New()

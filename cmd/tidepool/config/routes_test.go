@@ -170,7 +170,11 @@ func TestVirtualFaults(t *testing.T) {
 			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
 		}
 	}
-	_, err := load(t, "upstreams: {all: {type: virtual, of: [quay.io]}}\ntags: [{match: 'all/**', fresh: 1h}]\n", config.Inputs{})
+	_, err := load(t, "upstreams: {all: {type: virtual, of: [quay.io]}}\n", config.Inputs{Env: []string{"TIDEPOOL_PASSWORD_ALL=x"}})
+	if err == nil || !strings.Contains(err.Error(), "$TIDEPOOL_PASSWORD_ALL: ") {
+		t.Errorf("a login of a virtual upstream: %v", err)
+	}
+	_, err = load(t, "upstreams: {all: {type: virtual, of: [quay.io]}}\ntags: [{match: 'all/**', fresh: 1h}]\n", config.Inputs{})
 	if err == nil || !strings.Contains(err.Error(), `tags age as at the upstream that answers`) {
 		t.Errorf("a rule for the tags of a virtual upstream: %v", err)
 	}

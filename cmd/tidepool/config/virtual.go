@@ -29,9 +29,15 @@ var ofVirtual = []string{"type", "of", "inside", "inside_of"}
 
 func (l *layers) checkVirtual(name string, u *Upstream) {
 	key := "upstreams." + name
+	told := slices.Clone(ofVirtual)
 	for _, said := range slices.Sorted(maps.Keys(l.origins)) {
-		if part, ok := strings.CutPrefix(said, key+"."); ok && !strings.ContainsAny(part, ".[") && !slices.Contains(ofVirtual, part) {
+		part, ok := strings.CutPrefix(said, key+".")
+		if i := strings.IndexAny(part, ".["); i >= 0 {
+			part = part[:i]
+		}
+		if ok && !slices.Contains(told, part) {
 			l.wrong(said, "a virtual upstream is never asked itself: say this of its members")
+			told = append(told, part)
 		}
 	}
 	if len(u.Of) == 0 {
