@@ -56,10 +56,30 @@ var wildcard = regexp.MustCompile(`\*\*|\*`)
 // wildcards are g's, in order.
 func (g Glob) wildcards() []string { return wildcard.FindAllString(string(g), -1) }
 
+// finder is a Glob made ready for use.
+type finder struct {
+	prefix string // what all names begin with; looked at first, because nearly every name is none of them
+	form   *regexp.Regexp
+}
+
 // compile makes of g what finds the texts that its wildcards stand for.
-func (g Glob) compile() *regexp.Regexp {
+func (g Glob) compile() finder {
+	prefix, _, _ := strings.Cut(string(g), "*")
 	form := strings.NewReplacer(`\*\*`, `(.+)`, `\*`, `([^/]*)`).Replace(regexp.QuoteMeta(string(g)))
-	return regexp.MustCompile("^" + form + "$")
+	return finder{prefix, regexp.MustCompile("^" + form + "$")}
+}
+
+func (f finder) matches(name string) bool {
+	return strings.HasPrefix(name, f.prefix) && f.form.MatchString(name)
+}
+
+// texts are those that the wildcards stand for in name; ok is false where it does not match.
+func (f finder) texts(name string) (all []string, ok bool) {
+	if !strings.HasPrefix(name, f.prefix) {
+		return nil, false
+	}
+	all = f.form.FindStringSubmatch(name)
+	return all[min(1, len(all)):], all != nil
 }
 
 // fill puts the texts in the place of g's wildcards.
@@ -82,7 +102,7 @@ func (g Glob) covers(other Glob) bool {
 			}
 			return "\x00"
 		})
-		if !form.MatchString(name) {
+		if !form.matches(name) {
 			return false
 		}
 	}
@@ -180,8 +200,11 @@ func spellings(repo string) []string {
 }
 
 // anyMatches reports whether one of the forms matches one of the spellings of repo.
-func anyMatches(forms []*regexp.Regexp, repo string) bool {
+func anyMatches(forms []finder, repo string) bool {
+	if len(forms) == 0 {
+		return false
+	}
 	return slices.ContainsFunc(spellings(repo), func(name string) bool {
-		return slices.ContainsFunc(forms, func(f *regexp.Regexp) bool { return f.MatchString(name) })
+		return slices.ContainsFunc(forms, func(f finder) bool { return f.matches(name) })
 	})
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -18,7 +17,7 @@ type routes struct {
 }
 
 type rewrite struct {
-	from *regexp.Regexp
+	from finder
 	to   Glob
 	when When
 }
@@ -27,13 +26,13 @@ type rewrite struct {
 type members struct {
 	of     []string
 	own    []string // of them, those that are inside
-	inside []*regexp.Regexp
+	inside []finder
 }
 
 // fence keeps names from an upstream that is outside of a virtual one.
 type fence struct {
 	virtual string
-	inside  []*regexp.Regexp
+	inside  []finder
 }
 
 // Candidates says under which names a thing is to be looked for, in order; none: under its own. An error says why it is
@@ -118,14 +117,14 @@ func (w *walk) follow(registry, repo string) {
 	}
 	w.seen = append(w.seen, here)
 	for _, a := range w.aliases[registry] {
-		texts := a.from.FindStringSubmatch(registry + "/" + repo)
-		if texts == nil {
+		texts, ok := a.from.texts(registry + "/" + repo)
+		if !ok {
 			continue
 		}
 		if a.when == Missing {
 			w.arrive(here)
 		}
-		to, rest := Glob(a.to.fill(texts[1:])).cut()
+		to, rest := Glob(a.to.fill(texts)).cut()
 		w.follow(to, at(to, string(rest)))
 		return
 	}
