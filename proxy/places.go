@@ -70,7 +70,7 @@ func (h *Handler) pick(ctx context.Context, a *answer) error {
 			return nil
 		case h.missing(a, err):
 			absent = nor(absent, ref, err)
-		case i < hinted && a.status == 0 && unasked(err):
+		case i < hinted && a.status == 0 && unanswered(err):
 			out = errors.Join(out, err)
 			continue
 		default:
@@ -93,8 +93,8 @@ func (h *Handler) missing(a *answer, err error) bool {
 		errors.Is(err, cache.ErrDenied) && h.DeniedIsMissing != nil && h.DeniedIsMissing(a.ask.ref.Registry)
 }
 
-// unasked reports whether err is no answer.
-func unasked(err error) bool {
+// unanswered reports whether err is no answer.
+func unanswered(err error) bool {
 	return errors.Is(err, cache.ErrUnavailable) || errors.Is(err, cache.ErrLimited) || errors.Is(err, context.DeadlineExceeded)
 }
 
