@@ -102,12 +102,12 @@ func (a *answer) set(key, value string) {
 // origin sets the headers that say of what type f is and where it came from.
 func (a *answer) origin(f cache.Found) {
 	h := a.w.Header()
-	switch a.tier = f.From.String(); f.Aged {
-	case cache.NotAged:
+	switch a.tier = f.From.String(); {
+	case f.Aged == cache.NotAged, f.AsOf.IsZero(): // what nobody ever said, as a list of what is held, has no age
 		h["Cache-Status"] = statusOf[f.From]
-	case cache.Unchanged:
+	case f.Aged == cache.Unchanged:
 		h["Cache-Status"] = statusUnchanged
-	case cache.Changed:
+	case f.Aged == cache.Changed:
 		h["Cache-Status"] = statusChanged
 	default: // a time to live that is over (RFC 9211, section 2.4)
 		a.set("Cache-Status", "tidepool; hit; ttl=-"+strconv.FormatInt(int64(f.Over/time.Second), 10)+"; detail="+a.tier)
