@@ -208,6 +208,11 @@ func TestVirtualUpstreamDoesNotFlap(t *testing.T) {
 		reached(t, "behind it", c.hub, 0)
 		c.quay.Heal()
 		c.quay.Delete("org/far", far.Top.Digest)
+		c.corp.When().Status(503) // it may have it by now
+		time.Sleep(time.Hour)
+		c.get("/v2/org/far/manifests/1").refuses(t, http.StatusBadGateway, "UNAVAILABLE")
+		reached(t, "behind it", c.hub, 0)
+		c.corp.Heal()
 		time.Sleep(time.Hour)
 		if a := c.get("/v2/org/far/manifests/1"); a.status != http.StatusOK || a.header.Get("Docker-Content-Digest") == far.Top.Digest.String() {
 			t.Errorf("deleted at the second: %v", a)
