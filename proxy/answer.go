@@ -262,7 +262,7 @@ func (a *answer) unread() {
 // exchange is what there is to say at the end.
 func (a *answer) exchange() Exchange {
 	x := Exchange{
-		Began: a.began, Took: time.Since(a.began), Method: a.r.Method, Ref: a.ask.ref, Asked: a.ask.calledAs(), Digest: a.digest,
+		Began: a.began, Took: time.Since(a.began), Method: a.r.Method, Ref: a.ask.ref, Asked: a.ask.otherwise(), Digest: a.digest,
 		Status: a.status, Sent: a.sent, Tier: a.tier, Client: peer(a.r), UserAgent: a.r.UserAgent(), ID: a.id,
 		Err: a.err, Limited: a.limit, Held: a.held, Torn: a.torn, Panicked: a.panicked,
 	}

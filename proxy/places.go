@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tidepool-oci/tidepool/cache"
 )
@@ -36,7 +35,7 @@ func (h *Handler) place(a *answer) error {
 	case len(places) == 0 || len(places) == 1 && places[0] == a.ask.ref:
 		return nil
 	}
-	a.ask.called, a.ask.ref = a.ask.ref, places[0]
+	a.ask.called, a.ask.ref = repository(a.ask.ref), places[0]
 	if len(places) > 1 {
 		a.ask.places = places
 	}
@@ -120,26 +119,27 @@ func (h *Handler) sure(ctx context.Context, places []cache.Ref, hinted int) int 
 	})
 }
 
+// repository is the name of ref's, its registry first.
+func repository(ref cache.Ref) string { return ref.Registry + "/" + ref.Repo }
+
 // hintKey is the tag as the client calls it.
-func (a *answer) hintKey() string {
-	return a.ask.called.Registry + "/" + a.ask.called.Repo + ":" + a.ask.called.Tag
-}
+func (a *answer) hintKey() string { return a.ask.called + ":" + a.ask.ref.Tag }
 
 // hinted is the place that answered for a tag when it was last looked for, if that was a later one; else 0.
 func (h *Handler) hinted(a *answer) int {
-	if h.Memory == nil || a.ask.called.Tag == "" {
+	if h.Memory == nil || a.ask.ref.Tag == "" {
 		return 0
 	}
-	registry, repo, _ := strings.Cut(h.Memory.Hint(a.hintKey()), "/")
-	return max(0, slices.IndexFunc(a.ask.places, func(r cache.Ref) bool { return r.Registry == registry && r.Repo == repo }))
+	hint := h.Memory.Hint(a.hintKey())
+	return max(0, slices.IndexFunc(a.ask.places, func(ref cache.Ref) bool { return repository(ref) == hint }))
 }
 
 // leaveHint remembers which place answered for a tag.
 func (h *Handler) leaveHint(a *answer, i int) {
 	switch {
-	case h.Memory == nil || a.ask.called.Tag == "":
+	case h.Memory == nil || a.ask.ref.Tag == "":
 	case i > 0:
-		h.Memory.LeaveHint(a.hintKey(), a.ask.ref.Registry+"/"+a.ask.ref.Repo)
+		h.Memory.LeaveHint(a.hintKey(), repository(a.ask.ref))
 	case h.Memory.Hint(a.hintKey()) != "":
 		h.Memory.LeaveHint(a.hintKey(), "")
 	}
@@ -211,17 +211,17 @@ func lesser(a, b cache.Found) cache.Found {
 
 // keyed says in Cache-Status which name answered, where that is not the one that was asked for (RFC 9211, section 2.7).
 func (a *answer) keyed() {
-	if a.ask.called.Registry == "" || a.ask.ref.Kind == cache.KindTags {
+	if a.ask.otherwise() == "" || a.ask.ref.Kind == cache.KindTags {
 		return
 	}
 	status := a.w.Header()["Cache-Status"]
-	a.set("Cache-Status", status[0]+`; key="`+a.ask.ref.Registry+"/"+a.ask.ref.Repo+`"`)
+	a.set("Cache-Status", status[0]+`; key="`+repository(a.ask.ref)+`"`)
 }
 
-// calledAs is the repository as the client called it, where it is known by another name; else "".
-func (a *asked) calledAs() string {
-	if a.called.Registry == "" {
+// otherwise is the repository as the client called it, where the one that answers has another name; else "".
+func (a *asked) otherwise() string {
+	if a.called == "" || a.called == repository(a.ref) {
 		return ""
 	}
-	return a.called.Registry + "/" + a.called.Repo
+	return a.called
 }

@@ -22,7 +22,7 @@ type asked struct {
 	digest string      // ref.Digest as the path spells it, which is canonical too
 	path   string      // as the client wrote it: pages of a list link back by the way they were asked for
 	name   string      // the repository as the client calls it
-	called cache.Ref   // ref as the client called it, where that is another name for it; else zero
+	called string      // ref's repository as the client called it, its registry first; "": as ref does
 	places []cache.Ref // where to look for it, in order, where that is not ref alone
 	params
 }
