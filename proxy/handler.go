@@ -112,9 +112,6 @@ func (h *Handler) serve(a *answer) error {
 	if err := h.read(a); err != nil {
 		return err
 	}
-	if ctx, err = h.identify(ctx, a); err != nil {
-		return err
-	}
 	err = h.reply(ctx, a)
 	if !errors.Is(err, cache.ErrLimited) {
 		return err
@@ -129,6 +126,9 @@ func (h *Handler) serve(a *answer) error {
 func (h *Handler) reply(ctx context.Context, a *answer) error {
 	switch {
 	case a.ask.root:
+		if err := h.knock(a); err != nil {
+			return err
+		}
 		return a.root()
 	case a.ask.ref.Kind == cache.KindTags:
 		return h.tags(ctx, a)
@@ -137,6 +137,10 @@ func (h *Handler) reply(ctx context.Context, a *answer) error {
 	case len(a.ask.places) > 0:
 		return h.pick(ctx, a)
 	default:
+		ctx, err := h.turn(ctx, a, a.ask.ref)
+		if err != nil {
+			return err
+		}
 		return h.content(ctx, a)
 	}
 }

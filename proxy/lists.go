@@ -99,6 +99,10 @@ func (h *Handler) referrers(ctx context.Context, a *answer) error {
 			return err
 		}
 	}
+	ctx, err := h.turn(ctx, a, a.ask.ref)
+	if err != nil {
+		return err
+	}
 	list, found, err := h.list(ctx, a.ask.ref)
 	if errors.Is(err, cache.ErrNotFound) {
 		list, found, err = []byte(emptyIndex), cache.Found{From: cache.FromUpstream}, nil

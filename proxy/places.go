@@ -50,19 +50,23 @@ func (a *asked) everywhere() []cache.Ref {
 	return a.places
 }
 
+// turn has a be about what is at ref, and returns the ctx of one who asks there: it is another one at each registry.
+func (h *Handler) turn(ctx context.Context, a *answer, ref cache.Ref) (context.Context, error) {
+	a.ask.ref = ref
+	return h.identify(ctx, a)
+}
+
 // pick answers with a manifest or a blob from the first place that has it.
 func (h *Handler) pick(ctx context.Context, a *answer) error {
 	hinted := h.hinted(a)
-	if i := h.sure(ctx, a.ask.places, hinted); i > 0 {
-		a.ask.ref = a.ask.places[i]
-		if err := h.content(ctx, a); !h.missing(a, err) {
+	if i := h.sure(ctx, a, a.ask.places, hinted); i > 0 {
+		if err := h.contentAt(ctx, a, a.ask.places[i]); !h.missing(a, err) {
 			return err
 		}
 	}
 	var absent, out error
 	for i, ref := range a.ask.places {
-		a.ask.ref = ref
-		err := h.content(ctx, a)
+		err := h.contentAt(ctx, a, ref)
 		switch {
 		case err == nil:
 			h.leaveHint(a, i)
@@ -81,6 +85,14 @@ func (h *Handler) pick(ctx context.Context, a *answer) error {
 	}
 	a.ask.ref = a.ask.places[0]
 	return absent
+}
+
+func (h *Handler) contentAt(ctx context.Context, a *answer, ref cache.Ref) error {
+	ctx, err := h.turn(ctx, a, ref)
+	if err != nil {
+		return err
+	}
+	return h.content(ctx, a)
 }
 
 // missing reports whether err says that there is no such thing where a's is looked for.
@@ -110,12 +122,13 @@ func nor(first error, ref cache.Ref, err error) error {
 
 // sure is the place of which it is known that it has what is asked for, so that no other need be asked; negative: none.
 // Of a tag it can only be the one that answered last.
-func (h *Handler) sure(ctx context.Context, places []cache.Ref, hinted int) int {
+func (h *Handler) sure(ctx context.Context, a *answer, places []cache.Ref, hinted int) int {
 	return slices.IndexFunc(places, func(ref cache.Ref) bool {
 		if h.Memory == nil || ref.Mutable() && (hinted == 0 || ref != places[hinted]) {
 			return false
 		}
-		return h.Memory.Sure(ctx, ref)
+		ctx, err := h.turn(ctx, a, ref)
+		return err == nil && h.Memory.Sure(ctx, ref)
 	})
 }
 
@@ -127,8 +140,8 @@ func (a *answer) hintKey() string { return a.ask.called + ":" + a.ask.ref.Tag }
 
 // hinted is the place that answered for a tag when it was last looked for, if that was a later one; else 0.
 func (h *Handler) hinted(a *answer) int {
-	if h.Memory == nil || a.ask.ref.Tag == "" {
-		return 0
+	if h.Memory == nil || a.ask.ref.Tag == "" || h.byCaller(a.ask.places) {
+		return 0 // where it was for one caller says nothing of where it is for the next
 	}
 	hint := h.Memory.Hint(a.hintKey())
 	return max(0, slices.IndexFunc(a.ask.places, func(ref cache.Ref) bool { return repository(ref) == hint }))
@@ -137,12 +150,17 @@ func (h *Handler) hinted(a *answer) int {
 // leaveHint remembers which place answered for a tag.
 func (h *Handler) leaveHint(a *answer, i int) {
 	switch {
-	case h.Memory == nil || a.ask.ref.Tag == "":
+	case h.Memory == nil || a.ask.ref.Tag == "" || h.byCaller(a.ask.places):
 	case i > 0:
 		h.Memory.LeaveHint(a.hintKey(), repository(a.ask.ref))
 	case h.Memory.Hint(a.hintKey()) != "":
 		h.Memory.LeaveHint(a.hintKey(), "")
 	}
+}
+
+// byCaller reports whether one of the places is asked with its callers' logins.
+func (h *Handler) byCaller(places []cache.Ref) bool {
+	return slices.ContainsFunc(places, func(ref cache.Ref) bool { return h.Names.Upstreams[ref.Registry].Callers })
 }
 
 // locate turns to the place that has the manifest whose referrers are asked for: a registry lists none of what it does
@@ -152,13 +170,15 @@ func (h *Handler) locate(ctx context.Context, a *answer) error {
 	for i := range subjects {
 		subjects[i].Kind = cache.KindManifest
 	}
-	if i := h.sure(ctx, subjects, 0); i >= 0 {
+	if i := h.sure(ctx, a, subjects, 0); i >= 0 {
 		a.ask.ref = a.ask.places[i]
 		return nil
 	}
 	for i, ref := range subjects {
-		a.ask.ref = a.ask.places[i]
-		_, err := h.Store.Stat(ctx, ref)
+		at, err := h.turn(ctx, a, a.ask.places[i])
+		if err == nil {
+			_, err = h.Store.Stat(at, ref)
+		}
 		if !h.missing(a, err) {
 			return err
 		}
@@ -173,8 +193,7 @@ func (h *Handler) gather(ctx context.Context, a *answer) (tags []string, found c
 	var absent error
 	var said cache.Ref // the place that the answer's headers are about
 	for _, ref := range a.ask.everywhere() {
-		a.ask.ref = ref
-		list, f, err := h.tagList(ctx, ref)
+		list, f, err := h.tagsAt(ctx, a, ref)
 		if h.missing(a, err) {
 			absent = nor(absent, ref, err)
 			continue
@@ -198,6 +217,14 @@ func (h *Handler) gather(ctx context.Context, a *answer) (tags []string, found c
 	}
 	a.ask.ref = said
 	return tags, found, nil
+}
+
+func (h *Handler) tagsAt(ctx context.Context, a *answer, ref cache.Ref) ([]string, cache.Found, error) {
+	ctx, err := h.turn(ctx, a, ref)
+	if err != nil {
+		return nil, cache.Found{}, err
+	}
+	return h.tagList(ctx, ref)
 }
 
 // lesser is what can be said of two answers together.

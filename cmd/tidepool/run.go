@@ -154,10 +154,10 @@ func absence(cfg config.Config) time.Duration {
 func names(cfg config.Config) proxy.Names {
 	n := proxy.Names{Upstreams: map[string]proxy.Upstream{}, Default: cfg.DefaultUpstream, Hosts: cfg.Hosts, Any: cfg.AnyUpstream}
 	for name, u := range cfg.Upstreams {
-		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name), Prefix: u.Prefix || u.Type == config.Virtual, Callers: u.Access == config.Caller}
+		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name), Prefix: u.Prefix || u.Type == config.Virtual, Callers: cfg.AsksCallers(name)}
 	}
 	for _, name := range cfg.Aliased() {
-		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name)}
+		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name), Callers: cfg.AsksCallers(name)}
 	}
 	return n
 }
