@@ -95,6 +95,13 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob
 		}
 		return c.served(doc, Found{From: from}), nil
 	}
+	if ref.Kind == KindTags {
+		found, doc, err := c.openTags(ctx, ref, heldOnly)
+		if err != nil {
+			return nil, err
+		}
+		return c.served(doc, found), nil
+	}
 	found, doc, err := c.openName(ctx, ref, heldOnly)
 	if errors.Is(err, errMoved) {
 		c.setName(asked{ref, CallerOf(ctx)}, nil)

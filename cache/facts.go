@@ -142,7 +142,7 @@ const oldFact = 90 * 24 * time.Hour
 func (c *Cache) prune(ctx context.Context) {
 	c.facts.prune(ctx, func(key string, value []byte) bool {
 		about, at, ok := subject(key, value)
-		return ok && (c.now().Sub(at) < oldFact || c.disk.holds(about))
+		return ok && (c.now().Sub(at) < oldFact || !about.IsZero() && c.disk.holds(about))
 	})
 }
 
@@ -153,6 +153,9 @@ func subject(key string, value []byte) (d Digest, at time.Time, ok bool) {
 	}
 	kind, rest := key[:1], key[1:]
 	switch kind {
+	case hintFact:
+		at, ok := hintTime(value)
+		return d, at, ok
 	case nameFact:
 		n, ok := decodeName(value)
 		return n.Digest, n.asOf, ok

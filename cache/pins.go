@@ -268,6 +268,21 @@ func (s *pins) has(who asked) bool {
 	return s.held[who.ref] > 0
 }
 
+// tags are the pinned ones of a repository.
+func (s *pins) tags(who asked) (tags []string) {
+	if who.caller != "" {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref := range s.names {
+		if ref.Registry == who.ref.Registry && ref.Repo == who.ref.Repo && ref.Kind == KindManifest {
+			tags = append(tags, ref.Tag)
+		}
+	}
+	return tags
+}
+
 // named reports whether who asks for a pinned name.
 func (s *pins) named(who asked) bool {
 	_, ok := s.name(who)

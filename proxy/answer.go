@@ -104,16 +104,17 @@ func (a *answer) set(key, value string) {
 // origin sets the headers that say of what type f is and where it came from.
 func (a *answer) origin(f cache.Found) {
 	h := a.w.Header()
-	switch a.tier = f.From.String(); f.Aged {
-	case cache.NotAged:
+	switch a.tier = f.From.String(); {
+	case f.Aged == cache.NotAged, f.AsOf.IsZero(): // what nobody ever said, as a list of what is held, has no age
 		h["Cache-Status"] = statusOf[f.From]
-	case cache.Unchanged:
+	case f.Aged == cache.Unchanged:
 		h["Cache-Status"] = statusUnchanged
-	case cache.Changed:
+	case f.Aged == cache.Changed:
 		h["Cache-Status"] = statusChanged
 	default: // a time to live that is over (RFC 9211, section 2.4)
 		a.set("Cache-Status", "tidepool; hit; ttl=-"+strconv.FormatInt(int64(f.Over/time.Second), 10)+"; detail="+a.tier)
 	}
+	a.keyed()
 	if !f.AsOf.IsZero() {
 		a.set("Age", strconv.FormatInt(int64(max(0, a.began.Sub(f.AsOf)/time.Second)), 10))
 	}
@@ -266,7 +267,7 @@ func (a *answer) unread() {
 // exchange is what there is to say at the end.
 func (a *answer) exchange() Exchange {
 	x := Exchange{
-		Began: a.began, Took: time.Since(a.began), Method: a.r.Method, Ref: a.ask.ref, Digest: a.digest,
+		Began: a.began, Took: time.Since(a.began), Method: a.r.Method, Ref: a.ask.ref, Asked: a.ask.otherwise(), Digest: a.digest,
 		Status: a.status, Sent: a.sent, Tier: a.tier, Client: peer(a.r), UserAgent: a.r.UserAgent(), ID: a.id,
 		Err: a.err, Limited: a.limit, Held: a.held, Torn: a.torn, Panicked: a.panicked,
 	}

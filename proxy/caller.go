@@ -50,9 +50,7 @@ func callerOf(registry string, l cache.Login) cache.Caller {
 //
 //go:noinline
 func (h *Handler) identify(ctx context.Context, a *answer) (context.Context, error) {
-	if a.ask.root {
-		return ctx, h.knock(a)
-	}
+	a.visitor = unasked
 	registry := a.ask.ref.Registry
 	if !h.Names.Upstreams[registry].Callers {
 		return ctx, nil

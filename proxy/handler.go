@@ -32,6 +32,13 @@ type Handler struct {
 	Store Store
 	Names Names
 
+	// Candidates says under which names a thing is to be looked for, in order: aliases and virtual upstreams. None: under
+	// its own. An error says, to the client too, why it is looked for nowhere. nil: every name stands for itself.
+	Candidates func(asked cache.Ref) ([]cache.Ref, error)
+	// DeniedIsMissing reports whether a registry that says denied may mean that there is no such thing; nil: none does.
+	DeniedIsMissing func(registry string) bool
+	Memory          Memory // of what was found where; nil: every place is asked each time
+
 	// ID is this instance in Via headers, a token without spaces or commas: a request that names it already came
 	// through here and is refused, or it would go round for ever. "": loops are not looked for.
 	ID string
@@ -52,7 +59,8 @@ type Exchange struct {
 	Took      time.Duration
 	First     time.Duration // until the first byte of the answer; 0: there was none
 	Method    string
-	Ref       cache.Ref // zero where the request named nothing
+	Ref       cache.Ref // the name that answered, or that was asked last; zero where the request named nothing
+	Asked     string    // the repository, its registry first, as the client called it; "": as Ref does
 	Digest    string    // of what was served; "" where nothing was
 	Status    int       // 499: the client left before there was an answer
 	Sent      int64     // bytes of body
@@ -104,9 +112,6 @@ func (h *Handler) serve(a *answer) error {
 	if err := h.read(a); err != nil {
 		return err
 	}
-	if ctx, err = h.identify(ctx, a); err != nil {
-		return err
-	}
 	err = h.reply(ctx, a)
 	if !errors.Is(err, cache.ErrLimited) {
 		return err
@@ -121,12 +126,21 @@ func (h *Handler) serve(a *answer) error {
 func (h *Handler) reply(ctx context.Context, a *answer) error {
 	switch {
 	case a.ask.root:
+		if err := h.knock(a); err != nil {
+			return err
+		}
 		return a.root()
 	case a.ask.ref.Kind == cache.KindTags:
 		return h.tags(ctx, a)
 	case a.ask.ref.Kind == cache.KindReferrers:
 		return h.referrers(ctx, a)
+	case len(a.ask.places) > 0:
+		return h.pick(ctx, a)
 	default:
+		ctx, err := h.turn(ctx, a, a.ask.ref)
+		if err != nil {
+			return err
+		}
 		return h.content(ctx, a)
 	}
 }
@@ -135,8 +149,10 @@ func (h *Handler) reply(ctx context.Context, a *answer) error {
 //
 //go:noinline
 func (h *Handler) read(a *answer) (err error) {
-	a.ask, err = h.Names.read(a.r)
-	return err
+	if a.ask, err = h.Names.read(a.r); err != nil {
+		return err
+	}
+	return h.place(a)
 }
 
 // admit refuses what is no pull, whatever it is about.
@@ -197,13 +213,16 @@ const maxLogged = 256
 
 // fields are x as the log has it. path stands for the names where there are none.
 func (x *Exchange) fields(path string) []zap.Field {
-	f := make([]zap.Field, 0, 16)
+	f := make([]zap.Field, 0, 17)
 	f = append(f, zap.String("method", x.Method))
 	if x.Ref.Registry == "" {
 		f = append(f, zap.String("path", short(path)))
 	} else {
 		f = append(f, zap.String("registry", x.Ref.Registry), zap.String("repo", x.Ref.Repo),
 			zap.Stringer("kind", x.Ref.Kind), zap.String("ref", x.Ref.Tag), zap.String("digest", x.Digest))
+	}
+	if x.Asked != "" {
+		f = append(f, zap.String("asked", x.Asked))
 	}
 	f = append(f, zap.Int("status", x.Status), zap.Int64("bytes", x.Sent),
 		zap.Float64("duration_s", x.Took.Seconds()), zap.Float64("ttfb_s", x.First.Seconds()),

@@ -22,28 +22,37 @@ func (h *Handler) tags(ctx context.Context, a *answer) error {
 	if err != nil {
 		return err
 	}
-	list, found, err := h.list(ctx, a.ask.ref)
+	tags, found, err := h.gather(ctx, a)
 	if err != nil {
 		return err
 	}
-	var all struct {
-		Name string   `json:"name"`
-		Tags []string `json:"tags"`
-	}
-	if err := json.Unmarshal(list, &all); err != nil {
-		return unreadable(err)
-	}
-	all.Name = a.ask.name
-	page, more := paged(all.Tags, n, a.ask.last.text)
+	page, more := paged(tags, n, a.ask.last.text)
 	if more {
 		a.set("Link", a.ask.next(n, page[len(page)-1]))
 	}
-	all.Tags = append([]string{}, page...) // none is [] and not null
-	body, err := json.Marshal(all)
+	body, err := json.Marshal(tagList{a.ask.name, append([]string{}, page...)}) // none is [] and not null
 	if err != nil {
 		return err
 	}
 	return a.document(found, "application/json", body)
+}
+
+type tagList struct {
+	Name string   `json:"name"`
+	Tags []string `json:"tags"`
+}
+
+// tagList is every tag that one repository has.
+func (h *Handler) tagList(ctx context.Context, ref cache.Ref) ([]string, cache.Found, error) {
+	list, found, err := h.list(ctx, ref)
+	if err != nil {
+		return nil, found, err
+	}
+	var all tagList
+	if err := json.Unmarshal(list, &all); err != nil {
+		return nil, found, unreadable(err)
+	}
+	return all.Tags, found, nil
 }
 
 // count is how many tags are wanted at most; negative: all. It sizes nothing: a number beyond the list means its end.
@@ -85,6 +94,15 @@ func (a *asked) next(n int, last string) string {
 // referrers answers with what refers to a digest (distribution-spec, "Listing Referrers"): an index, also where
 // nobody knows the digest.
 func (h *Handler) referrers(ctx context.Context, a *answer) error {
+	if len(a.ask.places) > 0 {
+		if err := h.locate(ctx, a); err != nil {
+			return err
+		}
+	}
+	ctx, err := h.turn(ctx, a, a.ask.ref)
+	if err != nil {
+		return err
+	}
 	list, found, err := h.list(ctx, a.ask.ref)
 	if errors.Is(err, cache.ErrNotFound) {
 		list, found, err = []byte(emptyIndex), cache.Found{From: cache.FromUpstream}, nil

@@ -17,11 +17,13 @@ const (
 
 // asked is what a request asks for.
 type asked struct {
-	root   bool      // for the API itself, to see whether it is there
-	ref    cache.Ref // canonical; zero for the root
-	digest string    // ref.Digest as the path spells it, which is canonical too
-	path   string    // as the client wrote it: pages of a list link back by the way they were asked for
-	name   string    // the repository as the client calls it
+	root   bool        // for the API itself, to see whether it is there
+	ref    cache.Ref   // canonical; zero for the root
+	digest string      // ref.Digest as the path spells it, which is canonical too
+	path   string      // as the client wrote it: pages of a list link back by the way they were asked for
+	name   string      // the repository as the client calls it
+	called string      // ref's repository as the client called it, its registry first; "": as ref does
+	places []cache.Ref // where to look for it, in order, where that is not ref alone
 	params
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,13 +12,26 @@ import (
 	"github.com/tidepool-oci/tidepool/cache"
 )
 
-// expand is the images of repo that an item means.
-func (w *Warmer) expand(ctx context.Context, repo cache.Ref, item Item, newest int) ([]cache.Ref, error) {
+// places are where a thing is to be looked for; at least one.
+func (w *Warmer) places(ref cache.Ref) ([]cache.Ref, error) {
+	if w.Places == nil {
+		return []cache.Ref{ref}, nil
+	}
+	all, err := w.Places(ref)
+	if len(all) == 0 {
+		all = []cache.Ref{ref}
+	}
+	return all, err
+}
+
+// expand is the images of repo that an item means, each by the places where it may be.
+func (w *Warmer) expand(ctx context.Context, repo cache.Ref, item Item, newest int) ([][]cache.Ref, error) {
 	if item.match == nil {
 		repo.Tag, repo.Digest = item.Tag, item.Digest
-		return []cache.Ref{repo}, nil
+		places, err := w.places(repo)
+		return [][]cache.Ref{places}, err
 	}
-	tags, err := w.tags(ctx, repo)
+	tags, err := w.tagsAnywhere(ctx, repo)
 	if err != nil {
 		return nil, err
 	}
@@ -29,18 +43,46 @@ func (w *Warmer) expand(ctx context.Context, repo cache.Ref, item Item, newest i
 	if newest > 0 {
 		tags = tags[:min(newest, len(tags))]
 	}
-	var all []cache.Ref
+	var all [][]cache.Ref
 	for _, t := range tags {
 		ref := repo
 		ref.Tag = t
-		all = append(all, ref)
+		places, err := w.places(ref)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, places)
 	}
 	return all, nil
 }
 
+// tagsAnywhere are those that are listed wherever repo is to be looked for.
+func (w *Warmer) tagsAnywhere(ctx context.Context, repo cache.Ref) (all []string, err error) {
+	repo.Kind = cache.KindTags
+	places, err := w.places(repo)
+	if err != nil {
+		return nil, err
+	}
+	var missing error
+	for _, ref := range places {
+		tags, err := w.tags(ctx, ref)
+		switch {
+		case errors.Is(err, cache.ErrNotFound):
+			missing = err
+		case err != nil:
+			return nil, err
+		}
+		all = append(all, tags...)
+	}
+	if len(all) == 0 {
+		return nil, missing
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
 // tags are those that the registry lists.
 func (w *Warmer) tags(ctx context.Context, repo cache.Ref) ([]string, error) {
-	repo.Kind = cache.KindTags
 	b, err := w.Store.Open(ctx, repo, cache.Whole)
 	if err != nil {
 		return nil, err

@@ -74,9 +74,9 @@ func (s State) Over() bool { return s >= Fetched }
 // Summary is what became of an order.
 type Summary struct {
 	Images, Fetched, Unchanged, Failed int
-	Bytes                              int64 // fetched
-	Refs                               []cache.Ref
-	Complete                           bool // every range and pattern could be looked up, so that Refs are all that was meant
+	Bytes                              int64       // fetched
+	Refs                               []cache.Ref // wherever they may be found
+	Complete                           bool        // every range and pattern could be looked up, so that Refs are all that was meant
 }
 
 // Store is what content comes by.
@@ -95,7 +95,10 @@ type Warmer struct {
 	Store Store
 	// Name says which repository of which registry a name without tag and digest means.
 	Name func(name string) (registry, repo string, err error)
-	Log  *zap.Logger // nil: silence
+	// Places are where a thing is to be looked for, in order, as for clients: aliases and virtual upstreams. An error says
+	// why it is looked for nowhere. nil, or none: where its name says.
+	Places func(ref cache.Ref) ([]cache.Ref, error)
+	Log    *zap.Logger // nil: silence
 
 	once  sync.Once
 	downs *semaphore.Weighted
@@ -127,9 +130,9 @@ func (w *Warmer) Run(ctx context.Context, o Order, tell func(Event)) Summary {
 			r.over(Event{Image: text, State: Failed, Err: err})
 			continue
 		}
-		for _, ref := range refs {
+		for _, places := range refs {
 			g.Go(func() error {
-				r.image(ctx, ref)
+				r.image(ctx, places)
 				return nil
 			})
 		}
@@ -149,8 +152,9 @@ type run struct {
 	seen map[cache.Ref]bool
 }
 
-// refs are the images that a text means, those left out that another text has meant.
-func (r *run) refs(ctx context.Context, text string) ([]cache.Ref, error) {
+// refs are the images that a text means, each by the places where it may be; those are left out that another text has
+// meant.
+func (r *run) refs(ctx context.Context, text string) ([][]cache.Ref, error) {
 	if ctx.Err() != nil {
 		return nil, stopped(ctx)
 	}
@@ -168,23 +172,31 @@ func (r *run) refs(ctx context.Context, text string) ([]cache.Ref, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var fresh []cache.Ref
-	for _, ref := range all {
-		if !r.seen[ref] {
-			r.seen[ref] = true
-			fresh = append(fresh, ref)
+	var fresh [][]cache.Ref
+	for _, places := range all {
+		if !r.seen[places[0]] {
+			r.seen[places[0]] = true
+			fresh = append(fresh, places)
+			r.sum.Refs = append(r.sum.Refs, places...)
 		}
 	}
-	r.sum.Refs = append(r.sum.Refs, fresh...)
 	return fresh, nil
 }
 
-// image fetches one image and tells what came of it.
-func (r *run) image(ctx context.Context, ref cache.Ref) {
-	i := &image{run: r, name: ref, seen: map[cache.Ref]bool{}}
+// image fetches one image from the first place that has it, and tells what came of it.
+func (r *run) image(ctx context.Context, places []cache.Ref) {
+	var i *image
 	err := stopped(ctx)
-	if err == nil {
-		err = i.fetch(ctx)
+	for _, ref := range places {
+		i = &image{run: r, name: ref, seen: map[cache.Ref]bool{}}
+		if err == nil {
+			err = i.fetch(ctx)
+		}
+		if i.digest.IsZero() && errors.Is(err, cache.ErrNotFound) && ref != places[len(places)-1] {
+			err = nil
+			continue
+		}
+		break
 	}
 	e := i.event(Unchanged)
 	switch {

@@ -73,7 +73,7 @@ func (w *pool) servesOffline(t *testing.T, n *recorder, img, other *origintest.I
 		w.pulls("latest", img)
 		for path, code := range map[string]string{
 			manifestPath("other"): "MANIFEST_UNKNOWN", digestPath(other.Top.Digest): "MANIFEST_UNKNOWN",
-			blobPath(other.Blobs[0].Digest): "BLOB_UNKNOWN", "/v2/" + repo + "/tags/list": "NAME_UNKNOWN",
+			blobPath(other.Blobs[0].Digest): "BLOB_UNKNOWN", "/v2/library/none/tags/list": "NAME_UNKNOWN",
 		} {
 			a := w.get(path)
 			a.refuses(t, http.StatusNotFound, code)
@@ -81,6 +81,14 @@ func (w *pool) servesOffline(t *testing.T, n *recorder, img, other *origintest.I
 			if !strings.Contains(string(a.body), "offline") || !strings.Contains(string(a.body), "while online") {
 				t.Errorf("does not say why, or what to do: %s", a.body)
 			}
+		}
+		list := w.get("/v2/" + repo + "/tags/list") // of what is held
+		if list.is(t, http.StatusOK); string(list.body) != `{"name":"library/app","tags":["latest"]}` {
+			t.Errorf("%s", list.body)
+		}
+		list.has(t, "Cache-Status", "tidepool; hit; detail=memory", "Age", "")
+		if list.header.Get("Warning") == "" {
+			t.Error("does not say that the list may be another")
 		}
 		if took := time.Since(began); took > 0 {
 			t.Errorf("somebody waited: %v", took)

@@ -103,7 +103,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Cluster: r.cluster.counted, Version: build().Version,
 	})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
-		Store: r.store, Names: names(cfg), ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
+		Store: r.store, Names: names(cfg), Candidates: cfg.Candidates(), DeniedIsMissing: cfg.DeniedIsMissing, Memory: r.store, ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
 	r.admin = adminServer(admin.Handler{
@@ -174,7 +174,10 @@ func absence(cfg config.Config) time.Duration {
 func names(cfg config.Config) proxy.Names {
 	n := proxy.Names{Upstreams: map[string]proxy.Upstream{}, Default: cfg.DefaultUpstream, Hosts: cfg.Hosts, Any: cfg.AnyUpstream}
 	for name, u := range cfg.Upstreams {
-		n.Upstreams[name] = proxy.Upstream{Library: name == "docker.io", Prefix: u.Prefix, Callers: u.Access == config.Caller}
+		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name), Prefix: u.Prefix || u.Type == config.Virtual, Callers: cfg.AsksCallers(name)}
+	}
+	for _, name := range cfg.Aliased() {
+		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name), Callers: cfg.AsksCallers(name)}
 	}
 	return n
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -29,7 +30,7 @@ func (r *running) warmUp(ctx context.Context) *warming {
 	w := &warming{store: r.store}
 	w.ends, r.cool = context.WithCancel(context.WithoutCancel(ctx))
 	known := names(r.cfg)
-	w.Store, w.Name, w.Log = r.store, known.Image, r.log.Named("warm")
+	w.Store, w.Name, w.Places, w.Log = r.store, known.Image, r.cfg.Candidates(), r.log.Named("warm")
 	r.warming.Go(func() { w.Keep(w.ends, r.cfg.Rules()) })
 	return w
 }
@@ -184,12 +185,19 @@ func (w *warming) unpin(text string) (name string, err error) {
 	if ref.Registry, ref.Repo, err = w.Name(item.Name); err != nil {
 		return "", err
 	}
-	ok, err := w.store.Unpin(byHand, ref)
-	if ok || err != nil {
-		return ref.String(), err
+	places := []cache.Ref{ref}
+	if w.Places != nil {
+		if found, err := w.Places(ref); err == nil && len(found) > 0 {
+			places = found
+		}
+	}
+	for _, at := range places {
+		if ok, err := w.store.Unpin(byHand, at); ok || err != nil {
+			return at.String(), err
+		}
 	}
 	for _, p := range w.store.Pins() {
-		if p.Ref == ref {
+		if slices.Contains(places, p.Ref) {
 			return ref.String(), errors.New("it is pinned by a rule: take it out of warm in the configuration")
 		}
 	}

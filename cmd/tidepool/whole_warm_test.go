@@ -216,6 +216,39 @@ func TestWarm(t *testing.T) {
 	})
 }
 
+// TestWarmPlaces: what is fetched ahead is looked for where clients' pulls are, and nowhere else.
+func TestWarmPlaces(t *testing.T) {
+	bubble(t, "", func(t *testing.T) {
+		net, in, out := new(origintest.Net), origintest.New(), origintest.New()
+		origintest.ServeIn(t, net, "in.test:80", in)
+		origintest.ServeIn(t, net, "out.test:80", out)
+		out.PutImage("library/tool", "1.0.0", origintest.Spec{})
+		in.PutImage("internal/app", "1.0.0", origintest.Spec{Seed: 1})
+		out.PutImage("internal/app", "1.0.1", origintest.Spec{Seed: 2})
+		out.PutImage("new/app", "1", origintest.Spec{Seed: 3})
+		w := fill(t, plan{net: net, hubs: map[string]string{"in.corp": "http://in.test", "docker.io": "http://out.test"}, file: `
+upstreams: {all: {type: virtual, of: [in.corp, docker.io], inside: ["internal/**"], inside_of: [in.corp]}}
+aliases: [{from: "docker.io/old/**", to: "docker.io/new/**"}]
+`})
+		order := func(images ...string) admin.WarmOrder {
+			return admin.WarmOrder{Images: images, Referrers: "never", Pin: true}
+		}
+		ends, _ := w.warms(order("all/library/tool:1.0.0", "all/internal/app:^1", "docker.io/old/app:1"))
+		ended(t, ends, "docker.io/library/tool:1.0.0", "fetched", "")
+		ended(t, ends, "in.corp/internal/app:1.0.0", "fetched", "")
+		ended(t, ends, "docker.io/new/app:1", "fetched", "")
+		if n := out.Count(origintest.Repo("internal/app")); n != 0 || len(ends) != 3 {
+			t.Errorf("%d requests outside for what is inside; %v", n, ends)
+		}
+		ends, _ = w.warms(order("docker.io/internal/app:1.0.1"))
+		if e := ends["docker.io/internal/app:1.0.1"]; e.State != "failed" || out.Count(origintest.Repo("internal/app")) != 0 {
+			t.Errorf("%v, %d requests outside", ends, out.Count(origintest.Repo("internal/app")))
+		}
+		w.hubs.SetOffline("", true)
+		w.get("/v2/all/internal/app/manifests/1.0.0").is(t, 200)
+	})
+}
+
 // TestWarmReferrers: signatures and bills of materials come along, once, and are there without the registry.
 func TestWarmReferrers(t *testing.T) {
 	bubble(t, "once", func(t *testing.T) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -63,4 +64,19 @@ func (l *layers) checkAccess(key string, u *Upstream) {
 	case u.Access != Caller && said:
 		l.wrong(key+".access_for", "only with access: caller is anybody's permission remembered: say that too, or leave this out")
 	}
+}
+
+// AsksCallers reports whether what is asked for by a registry's name may be asked for with the client's own login: there,
+// at its members, or where an alias leads.
+func (c Config) AsksCallers(registry string) bool {
+	if u := c.Upstreams[registry]; u != nil && !u.isVirtual() {
+		return u.Access == Caller
+	} else if u != nil {
+		return slices.ContainsFunc(u.Of, c.AsksCallers)
+	}
+	return slices.ContainsFunc(c.Aliases, func(a Alias) bool {
+		from, _ := a.From.cut()
+		to, _ := a.To.cut()
+		return from == registry && c.AsksCallers(to)
+	})
 }

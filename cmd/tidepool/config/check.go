@@ -31,6 +31,7 @@ func (l *layers) check() {
 	for _, host := range slices.Sorted(maps.Keys(l.Hosts)) {
 		l.checkHost(host, l.Hosts[host])
 	}
+	l.checkAliases()
 	l.checkTags()
 	l.checkWarm()
 	l.checkCluster()
@@ -157,6 +158,11 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 	if other := otherNames[name]; other != "" {
 		l.wrong(key, "this is another name of %s: write that", other)
 	}
+	if u.isVirtual() {
+		l.checkVirtual(name, u)
+		return
+	}
+	l.checkNotVirtual(name)
 	if _, said := l.origins[key+".endpoints"]; !said && !strings.ContainsAny(name, ".:") && name != "localhost" {
 		l.wrong(key, "this is no host that could be asked: say its endpoints")
 	}
@@ -237,6 +243,8 @@ func (l *layers) checkTags() {
 			l.wrong(key, "no tag comes this far: rule %d matches all of them", all+1)
 		case one && !l.known(registry) && !l.AnyUpstream:
 			l.wrong(key+".match", "%q can match no name: the upstream %q is not configured", rule.Match, registry)
+		case one && l.Upstreams[registry].isVirtual():
+			l.wrong(key+".match", "%q can match no name: tags age as at the upstream that answers, and %q is virtual", rule.Match, registry)
 		}
 		_, listed := l.origins[key]
 		if _, said := l.origins[key+".fresh"]; listed && !said {

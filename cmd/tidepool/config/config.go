@@ -35,6 +35,7 @@ type Config struct {
 	Upstreams       map[string]*Upstream `yaml:"upstreams" doc:"the registries that may be pulled from, by the names clients use"`
 	Uplink          Uplink               `yaml:"uplink"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
+	Aliases         []Alias              `yaml:"aliases" doc:"repositories that are found under another name; the first match wins"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
 	Warm            []WarmRule           `yaml:"warm" doc:"images that are fetched before anybody asks for them"`
 	Cluster         Cluster              `yaml:"cluster"`
@@ -53,6 +54,11 @@ type Log struct {
 
 // Upstream is one registry that is pulled from.
 type Upstream struct {
+	Type               Type         `yaml:"type" doc:"registry (it is pulled from) or virtual (it stands for the upstreams that it lists)"`
+	Of                 []string     `yaml:"of" doc:"with type: virtual, the upstreams that it stands for: the first that has a thing wins"`
+	Inside             []Glob       `yaml:"inside" doc:"with type: virtual, names that only the members in inside_of are ever asked for: internal/**"`
+	InsideOf           []string     `yaml:"inside_of" doc:"with type: virtual, the members that may be asked for the names in inside"`
+	DeniedIsMissing    bool         `yaml:"denied_is_missing" doc:"this registry says denied of what it does not have: where there are others to ask, for an alias or a virtual upstream, that leads on to them"`
 	Endpoints          []Endpoint   `yaml:"endpoints" doc:"base URLs, tried in order; without any, https:// and the upstream's name"`
 	Credentials        []Credential `yaml:"credentials" doc:"logins; without any, pulls are anonymous"`
 	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, or a mounted pull secret of Kubernetes, to take the login from"`
@@ -116,6 +122,7 @@ type TagRule struct {
 	Fresh        Freshness `yaml:"fresh" doc:"how long a tag needs no asking; never: it is asked for each time"`
 	Grace        Duration  `yaml:"grace" doc:"how much longer it is served at once, while the upstream is asked behind the answer"`
 	StaleIfError Bound     `yaml:"stale_if_error" doc:"how long after that time it is served while the upstream cannot be asked; forever where nothing is said"`
+	Lists        Bound     `yaml:"lists" doc:"how long lists of tags, and of what refers to a digest, need no asking; as long as a tag where nothing is said"`
 	OnDelete     OnDelete  `yaml:"on_delete" doc:"what becomes of a tag that the upstream has no more: follow (it is gone) or keep"`
 }
 
@@ -179,6 +186,12 @@ func (c *Config) complete() {
 	}
 	maps.Copy(all, c.Upstreams)
 	for name, u := range all {
+		if u.Type == "" {
+			u.Type = Registry
+		}
+		if u.isVirtual() {
+			continue
+		}
 		if len(u.Endpoints) == 0 {
 			u.Endpoints = []Endpoint{usualEndpoint(name)}
 		}
@@ -197,6 +210,11 @@ func (c *Config) complete() {
 		u.completeClouds()
 	}
 	c.Upstreams = all
+	for i := range c.Aliases {
+		if c.Aliases[i].When == "" {
+			c.Aliases[i].When = Always
+		}
+	}
 	for i := range c.Tags {
 		if c.Tags[i].OnDelete == "" {
 			c.Tags[i].OnDelete = "follow"
@@ -216,6 +234,9 @@ func (c Config) Hubs() []upstream.Config {
 	var all []upstream.Config
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		u := c.Upstreams[name]
+		if u.isVirtual() {
+			continue
+		}
 		hub := upstream.Config{
 			Name: name, DockerConfig: u.DockerConfig, Guests: c.Callers(name), Realms: u.Realm, RedirectHosts: u.RedirectHosts,
 			CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, InsecureSkipVerify: u.InsecureSkipVerify,
@@ -233,12 +254,16 @@ func (c Config) Hubs() []upstream.Config {
 	return all
 }
 
-// Aging is how a name ages, by the first rule that matches. A list ages as a tag without text.
+// Aging is how a name ages, by the first rule that matches. A list is matched as a tag without text, and ages as a tag
+// where its rule says nothing else.
 func (c Config) Aging(ref cache.Ref) cache.Aging {
 	name := ref.Registry + "/" + ref.Repo + ":" + ref.Tag
 	rule := TagRule{Fresh: Freshness(defaultFresh)}
 	if i := slices.IndexFunc(c.Tags, func(r TagRule) bool { return r.Match.Match(name) }); i >= 0 {
 		rule = c.Tags[i]
+	}
+	if rule.Lists != 0 && (ref.Kind == cache.KindTags || ref.Kind == cache.KindReferrers) {
+		rule.Fresh = Freshness(rule.Lists)
 	}
 	return cache.Aging{
 		Fresh: time.Duration(rule.Fresh), Grace: time.Duration(rule.Grace), Stale: rule.StaleIfError.time(),
