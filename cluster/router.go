@@ -18,7 +18,10 @@ type Router struct {
 	View    func() *View // of the members, now; nil: there are no others
 	Remotes *Remotes
 	Next    cache.Source // the world
-	Log     *zap.Logger  // nil: silence
+	// Alone reports whether each member asks a registry by itself and keeps what it has fetched, because what a client may
+	// have there is known only to the member that it asks; nil: of none.
+	Alone func(registry string) bool
+	Log   *zap.Logger // nil: silence
 
 	count counters
 }
@@ -61,7 +64,7 @@ func (r *Router) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cach
 // Owns reports whether this member is the one that keeps a thing: its owner, or the next one while that is silent.
 func (r *Router) Owns(ref cache.Ref) bool {
 	v := r.view()
-	if v == nil {
+	if v == nil || r.alone(ref) {
 		return true
 	}
 	order := v.Ring.Owners(KeyOf(ref), owners)
@@ -76,6 +79,8 @@ func (r *Router) Owns(ref cache.Ref) bool {
 	return len(order) == 0
 }
 
+func (r *Router) alone(ref cache.Ref) bool { return r.Alone != nil && r.Alone(ref.Registry) }
+
 func (r *Router) view() *View {
 	if r.View == nil {
 		return nil
@@ -88,7 +93,7 @@ func (r *Router) view() *View {
 
 func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	v := r.view()
-	if v == nil || cache.CallerOf(ctx) != "" { // what a caller may have is known here and nowhere else
+	if v == nil || r.alone(q.ref) || cache.CallerOf(ctx) != "" {
 		return r.hub(ctx, q)
 	}
 	q.urgency, q.doubts = cache.UrgencyOf(ctx), cache.DoubtsOf(ctx)

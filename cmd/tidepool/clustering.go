@@ -67,7 +67,7 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
 	}
-	c.router = &cluster.Router{View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who}, Next: next, Log: log}
+	c.router = &cluster.Router{View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who}, Next: next, Log: log, Alone: cfg.AsksCallers}
 	return c, nil
 }
 

@@ -145,6 +145,7 @@ func Default() Config {
 		Drain:           Duration(30 * time.Second),
 		Log:             Log{Level: "info", Format: "console"},
 		Tags:            []TagRule{{Match: "**", Fresh: Freshness(defaultFresh)}},
+		Cluster:         Cluster{Bind: Off},
 		Missing:         Duration(30 * time.Second),
 		Hold:            Duration(10 * time.Second),
 		Ranges:          "arrived",
