@@ -94,7 +94,7 @@ func (b *Blob) place(ctx context.Context, off, n int64) {
 		n = -1
 	}
 	r := newRider(off, n, b.Size, whole)
-	r.urgency, r.direct = UrgencyOf(ctx), DirectOf(ctx)
+	r.urgency, r.direct, r.keep = UrgencyOf(ctx), DirectOf(ctx), KeepOf(ctx)
 	switch {
 	case b.flight != nil:
 		b.flight.replace(b.rider, r)

@@ -272,7 +272,7 @@ func (c *Cache) openAny(ctx context.Context, ref Ref, want Want) (*Blob, error) 
 	}
 	b = &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: -1}}, c: c, ref: ref, caller: who.caller}
 	r := newRider(want.Off, want.N, -1, want.Off == 0 && want.N < 0)
-	r.urgency, r.direct = UrgencyOf(ctx), DirectOf(ctx)
+	r.urgency, r.direct, r.keep = UrgencyOf(ctx), DirectOf(ctx), KeepOf(ctx)
 	if err := c.embark(ctx, b, r, errors.Is(err, errUnproven)); err != nil {
 		return nil, err
 	}

@@ -47,6 +47,7 @@ type (
 	spareKey   struct{}
 	directKey  struct{}
 	waitKey    struct{}
+	keepKey    struct{}
 )
 
 // WithCaller returns ctx with c as the one who asks.
@@ -152,6 +153,17 @@ func withWait(ctx context.Context, tell func(member string) bool) context.Contex
 // withLiveDirect returns ctx for what others come and go to wait for.
 func withLiveDirect(ctx context.Context, direct func() bool) context.Context {
 	return context.WithValue(ctx, directKey{}, direct)
+}
+
+// WithKeep returns ctx for an asker who wants what is fetched to stay here, whoever else keeps it.
+func WithKeep(ctx context.Context) context.Context {
+	return context.WithValue(ctx, keepKey{}, true)
+}
+
+// KeepOf is what WithKeep set.
+func KeepOf(ctx context.Context) bool {
+	keep, _ := ctx.Value(keepKey{}).(bool)
+	return keep
 }
 
 // WithDoubts returns ctx for content of which so many of the last answers turned out to be something else: a source

@@ -299,7 +299,7 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 // keep puts a proven document into the tiers and notes what it says.
 func (c *Cache) keep(who asked, doc *document) {
 	c.memory.put(doc)
-	if !c.keeps(who.ref) {
+	if !c.Keeps(who.ref) {
 		// another member does, and this one only what it has served
 	} else if err := c.disk.keep(doc.Digest, doc.data); err != nil {
 		c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
@@ -314,8 +314,8 @@ func (c *Cache) keep(who asked, doc *document) {
 // owns reports whether other members have a thing fetched by this one.
 func (c *Cache) owns(ref Ref) bool { return c.o.Keep != nil && c.o.Keep(ref) }
 
-// keeps reports whether content stays on disk.
-func (c *Cache) keeps(ref Ref) bool { return c.o.Keep == nil || c.o.Keep(ref) }
+// Keeps reports whether content of this kind and name stays here once it was fetched.
+func (c *Cache) Keeps(ref Ref) bool { return c.o.Keep == nil || c.o.Keep(ref) }
 
 // parse reads data as kind asks. A manifest's media type and children are taken from its bytes, never from what the
 // source calls it: what the same bytes mean must not depend on who sent them.

@@ -46,6 +46,7 @@ type flight struct {
 	begun   Urgency            // of the one who began it
 	direct  bool               // somebody aboard must not wait for another member
 	via     string             // the member that it comes by; "": none, or not known yet
+	keep    bool               // somebody aboard wants it kept here, whoever owns it
 	ahead   bool               // nobody but those who fetch ahead was ever aboard
 	granted map[asked]struct{} // the source said yes to these: they may have it, and once it is proven are linked to it
 	whole   bool               // fetched to the end, whether somebody waits for it or not
@@ -321,7 +322,7 @@ func (f *flight) land() {
 	f.c.mu.Lock()
 	f.mu.Lock()
 	f.entry = f.part.land(f.size, len(f.riders))
-	if !f.c.keeps(f.who.ref.At(f.key.digest)) {
+	if !f.keep && !f.c.Keeps(f.who.ref.At(f.key.digest)) {
 		f.c.disk.books.pass(f.entry)
 	}
 	f.fire()

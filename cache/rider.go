@@ -16,6 +16,7 @@ type rider struct {
 
 	urgency Urgency
 	direct  bool // it must not wait for another member
+	keep    bool // it wants the whole kept here
 
 	wake  chan struct{} // has a token when it should look again; nil before it boards
 	least int64         // it wants to be woken for this many bytes; 0: it is not waiting
@@ -77,6 +78,7 @@ func (f *flight) enter(r *rider) {
 	r.wake, r.moving = make(chan struct{}, 1), false
 	f.riders[r] = struct{}{}
 	f.ahead = f.ahead && r.urgency >= Warming
+	f.keep = f.keep || r.keep
 	if r.direct {
 		f.straighten()
 	}

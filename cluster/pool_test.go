@@ -521,3 +521,42 @@ func TestErrors(t *testing.T) {
 		}
 	})
 }
+
+// TestPinnedHere: what one member pins it has, whoever owns it, though all others and the registry be gone.
+func TestPinnedHere(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		refs := w.corpus(3, 3, 200<<10)
+		c := newTown(t, w, 5)
+		c.pullAll(c.nodes, refs)
+		n := c.nodes[0]
+		ahead := cache.WithKeep(cache.WithUrgency(t.Context(), cache.Warming))
+		for i := 0; i < len(refs); i += 4 { // an image and its layers
+			b, err := n.store.Open(ahead, refs[i], cache.Whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := cache.Pin{Ref: refs[i], Owner: "test", Parts: []cache.Part{{Ref: refs[i], Desc: b.Desc, AsOf: b.AsOf}, {Ref: refs[i].At(b.Digest), Desc: b.Desc}}}
+			_ = b.Close()
+			for _, ref := range refs[i+1 : i+4] {
+				l, err := n.store.Open(ahead, ref, cache.Whole)
+				if err == nil {
+					err = errors.Join(l.Prove(ahead), l.Close())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.Parts = append(p.Parts, cache.Part{Ref: ref, Desc: l.Desc})
+			}
+			if err := n.store.Pin(t.Context(), p); err != nil {
+				t.Error(err)
+			}
+		}
+		w.down = true
+		for _, other := range c.nodes[1:] {
+			_ = other.server.Close()
+		}
+		time.Sleep(time.Hour)
+		c.pullAll(c.nodes[:1], refs)
+	})
+}
