@@ -45,15 +45,16 @@ type Members struct {
 
 	publishing sync.Mutex // one view at a time; before mu
 
-	telling sync.Mutex // guards closed; held while gossip goes out that changes this member, which must not overlap
+	telling chan struct{} // full while gossip goes out that changes this member, which must not overlap; guards closed
 	closed  bool
 
-	mu      sync.Mutex // guards what is below. Taken under memberlist's lock: nothing that waits is done under it
-	self    Member
-	left    bool
-	others  map[string]heard
-	lost    map[string]lost
-	changed chan struct{}
+	mu        sync.Mutex // guards what is below. Taken under memberlist's lock: nothing that waits is done under it
+	self      Member
+	left      bool
+	others    map[string]heard
+	lost      map[string]lost
+	contested time.Time // when this member's name was last claimed for another address
+	changed   chan struct{}
 
 	news     chan struct{} // something below mu is new
 	announce chan struct{} // this member has something to say
@@ -73,7 +74,7 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 	m := &Members{
 		o: o, ring: c.Keyring, self: o.member(netip.Addr{}),
 		others: map[string]heard{}, lost: map[string]lost{},
-		changed: make(chan struct{}), news: make(chan struct{}, 1), announce: make(chan struct{}, 1),
+		telling: make(chan struct{}, 1), changed: make(chan struct{}), news: make(chan struct{}, 1), announce: make(chan struct{}, 1),
 	}
 	m.view.Store(&View{Self: o.Name, Ring: NewRing(nil), Members: map[string]Member{o.Name: m.self}})
 	c.Delegate, c.Events, c.Conflict, c.Alive = gossip{m}, gossip{m}, gossip{m}, gossip{m}
@@ -142,8 +143,8 @@ func (m *Members) Leave(ctx context.Context) error {
 	m.left = true
 	m.mu.Unlock()
 	m.publish()
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	end, _ := ctx.Deadline()
 	if m.closed || ctx.Err() != nil {
 		return fmt.Errorf("cluster: %s did not leave in good order, there is no time for it or it is closed: the others will find out", m.o.Name)
@@ -159,8 +160,8 @@ func (m *Members) Leave(ctx context.Context) error {
 func (m *Members) Close() error {
 	m.stop()
 	m.running.Wait()
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	if m.closed {
 		return nil
 	}
@@ -239,8 +240,8 @@ func (m *Members) announceAll(ctx context.Context) {
 
 // tell gossips what this member says of itself, and waits until it is out.
 func (m *Members) tell(ctx context.Context) {
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	if m.closed || ctx.Err() != nil {
 		return
 	}

@@ -45,7 +45,7 @@ type Options struct {
 	Zone     string // what fails together: at most 63 bytes
 	Weight   int    // of this member's share, 1 to MaxWeight; 0: 1
 	Version  string // of the program, for people: at most 63 bytes
-	// Rejoin is how often members that are not there are tried again; 0: four seconds.
+	// Rejoin is how often members that are not there are tried again; 0: three seconds.
 	Rejoin time.Duration
 	// Transport carries the gossip; nil: UDP and TCP at Bind.
 	Transport memberlist.Transport
@@ -114,7 +114,7 @@ func (o Options) config() (*memberlist.Config, error) {
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.Label = o.Name, o.Label
 	c.Transport = o.Transport
-	c.DeadNodeReclaimTime = time.Second // a member that is back has a new address: Kubernetes gives it one each time
+	c.DeadNodeReclaimTime = time.Millisecond // who is back has a new address, in Kubernetes each time; 0 would be never
 	c.TCPTimeout = streamTime
 	c.RequireNodeNames = false  // who joins by an address does not know the name there
 	c.EnableCompression = false // states are small, and what is not unpacked cannot blow up

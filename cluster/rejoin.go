@@ -15,13 +15,17 @@ import (
 // memberlist forgets a member 30 seconds after its death, and two halves of a cluster that were apart for longer never
 // look for each other again. So each member goes on calling those it has lost and those it was told to join.
 const (
-	// rejoinEvery is how often. Halves must meet within ten seconds of being able to.
-	rejoinEvery = 4 * time.Second
+	// rejoinEvery is how often. Halves must meet within ten seconds of being able to, and a call that began just before
+	// takes five of them (streamTime) to fail.
+	rejoinEvery = 3 * time.Second
 	// rejoinAtOnce bounds the calls of one round: of many lost members one that answers suffices, and eight drawn anew
 	// each round find it.
 	rejoinAtOnce = 8
 	// seedAgain is when a seed that answered is called again though no member has its address, such as a balancer's.
 	seedAgain = 30 * time.Second
+	// contestedFor is how long a member whose name was claimed for another address calls those who are there: longer
+	// than a round, for each that still believes the other says so again.
+	contestedFor = 10 * time.Second
 	// lostFor is how long a lost member is looked for. After a day its address is likely to be another's.
 	lostFor = 24 * time.Hour
 	// lostMost bounds the memory of them.
@@ -80,7 +84,8 @@ func (m *Members) call(to netip.AddrPort) bool {
 	return true
 }
 
-// missing are the addresses of lost members, and of seeds that are no member's.
+// missing are the addresses of lost members, of seeds that are no member's, and, where others still hold this member's
+// name for one that was elsewhere before, of one who is there: it hears of this one once it has seen the other's death.
 func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.Time) []netip.AddrPort {
 	seeds := m.seeds(ctx)
 	m.mu.Lock()
@@ -105,6 +110,12 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 			delete(m.lost, name)
 		} else {
 			add(l.from)
+		}
+	}
+	if time.Since(m.contested) < contestedFor {
+		for _, h := range m.others { // any of them
+			missing = append(missing, h.from)
+			break
 		}
 	}
 	for to, when := range answered {

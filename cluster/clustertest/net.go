@@ -28,6 +28,7 @@ type Net struct {
 	cut      map[[2]netip.Addr]bool // from, to
 	at       map[netip.AddrPort]*Transport
 	streams  map[*stream]bool
+	tap      func([]byte)
 }
 
 // New is a network without loss or delay.
@@ -72,6 +73,21 @@ func (n *Net) Cut(a, b []netip.Addr, oneWay bool) {
 	n.mu.Unlock()
 	for _, s := range broken { // each takes the lock
 		s.end()
+	}
+}
+
+// Tap has f see all that is sent from now on, packets and streams alike, one at a time.
+func (n *Net) Tap(f func([]byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tap = f
+}
+
+func (n *Net) sees(b []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.tap != nil {
+		n.tap(b)
 	}
 }
 
@@ -129,6 +145,7 @@ func (t *Transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
+	t.net.sees(b)
 	there, open, lost, takes := t.net.way(t.addr.Addr(), to)
 	if there != nil && open && !lost {
 		p := &memberlist.Packet{Buf: slices.Clone(b), From: net.UDPAddrFromAddrPort(t.addr)}
@@ -221,6 +238,11 @@ type conn struct {
 }
 
 func (c conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c conn) Write(b []byte) (int, error) {
+	c.net.sees(b)
+	return c.Conn.Write(b)
+}
 
 func (c conn) Close() error {
 	c.net.mu.Lock()

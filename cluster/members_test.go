@@ -1,0 +1,368 @@
+package cluster_test
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/tidepool-oci/tidepool/cluster"
+	"github.com/tidepool-oci/tidepool/cluster/clustertest"
+)
+
+// field is a network with members in it, in virtual time.
+type field struct {
+	t    *testing.T
+	net  *clustertest.Net
+	all  map[string]*cluster.Members
+	log  *zap.Logger
+	seen *observer.ObservedLogs
+}
+
+// inField runs a test in a bubble with a network that takes a millisecond or two.
+func inField(t *testing.T, test func(t *testing.T, f *field)) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &field{t: t, net: clustertest.New(11), all: map[string]*cluster.Members{}}
+		f.net.Delay(time.Millisecond, 2*time.Millisecond)
+		core, seen := observer.New(zapcore.WarnLevel)
+		f.log, f.seen = zap.New(core), seen
+		test(t, f)
+		for _, m := range f.all {
+			if err := m.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(2 * time.Minute) // until memberlist's timers have run out
+	})
+}
+
+// host is the address of the n-th host.
+func host(n int) netip.AddrPort { return netip.MustParseAddrPort(fmt.Sprintf("10.0.0.%d:7946", n)) }
+
+// join puts a member on the n-th host; change may alter its options.
+func (f *field) join(name string, n int, change ...func(*cluster.Options)) *cluster.Members {
+	f.t.Helper()
+	transport, err := f.net.Listen(host(n))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	o := cluster.Options{
+		Name: name, Secrets: secrets(secretA), Bind: host(n).String(), Join: []string{host(1).String()},
+		PeerAddr: ":5002", Zone: fmt.Sprint("r", n%2), Version: "v1", Transport: transport, Log: f.log,
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	m, err := cluster.Join(f.t.Context(), o)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.all[name] = m
+	return m
+}
+
+// joinAll has n members, ready, and waits until all agree.
+func (f *field) joinAll(n int, change ...func(*cluster.Options)) {
+	f.t.Helper()
+	for i := range n {
+		f.join(fmt.Sprint("m", i+1), i+1, change...).SetState(cluster.Ready)
+	}
+	f.until("all agree", 10*time.Second, f.agree)
+}
+
+// until waits for a condition and says how long it took, in virtual time.
+func (f *field) until(what string, within time.Duration, ok func() bool) time.Duration {
+	f.t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > within {
+			f.t.Fatalf("%s: not within %v: %s", what, within, f)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	took := time.Since(start)
+	f.t.Logf("%s: after %v", what, took)
+	return took
+}
+
+// agree says whether all know all, and have one ring.
+func (f *field) agree() bool { return f.agreeAmong(slices.Collect(maps.Keys(f.all))...) }
+
+// agreeAmong says whether these know each other and nobody else.
+func (f *field) agreeAmong(names ...string) bool {
+	for _, name := range names {
+		v := f.all[name].View()
+		if len(v.Members) != len(names) {
+			return false
+		}
+		for _, other := range names {
+			if v.Members[other] != f.all[other].View().Members[other] {
+				return false
+			}
+		}
+		if !slices.Equal(v.Ring.Owners(1, 9), f.all[names[0]].View().Ring.Owners(1, 9)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *field) knows(name, other string) bool {
+	_, ok := f.all[name].View().Members[other]
+	return ok
+}
+
+func (f *field) String() string {
+	s := ""
+	for _, name := range slices.Sorted(maps.Keys(f.all)) {
+		s += fmt.Sprint(name, " knows ", slices.Sorted(maps.Keys(f.all[name].View().Members)), "; ")
+	}
+	return s
+}
+
+// kill takes a member off without a word.
+func (f *field) kill(name string) {
+	f.t.Helper()
+	if err := f.all[name].Close(); err != nil {
+		f.t.Error(err)
+	}
+	delete(f.all, name)
+}
+
+func TestMembersConverge(t *testing.T) {
+	for _, n := range []int{2, 5, 10} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			inField(t, func(t *testing.T, f *field) {
+				f.joinAll(n)
+				v := f.all["m2"].View()
+				want := cluster.Member{Name: "m1", Addr: "10.0.0.1:5002", Zone: "r1", Weight: 1, State: cluster.Ready, Version: "v1"}
+				if v.Self != "m2" || v.Members["m1"] != want {
+					t.Errorf("%s takes m1 for %+v, want %+v", v.Self, v.Members["m1"], want)
+				}
+				if o := v.Ring.Owners(1, n+1); len(o) != n {
+					t.Errorf("%d of %d are on the ring", len(o), n)
+				}
+			})
+		})
+	}
+}
+
+func TestAMemberNeedsNobodyAndIsReadyWhenTold(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		m := f.join("m2", 2) // m1, whom it is to join, is not there yet
+		changed := m.Changed()
+		if v := m.View(); v.Members["m2"].State != cluster.Joining || v.Ring.Owners(1, 1) != nil {
+			t.Errorf("before it is told, it is %+v", v.Members["m2"])
+		}
+		before := m.View()
+		m.SetState(cluster.Ready)
+		if v := m.View(); v.Members["m2"].State != cluster.Ready || len(v.Ring.Owners(1, 1)) != 1 || v.Version != before.Version+1 {
+			t.Errorf("after it is told, it is %+v", v)
+		}
+		if before.Members["m2"].State != cluster.Joining {
+			t.Error("a view that was taken has changed")
+		}
+		<-changed
+		time.Sleep(time.Hour)
+		f.join("m1", 1).SetState(cluster.Ready)
+		f.until("the one it waited for is there", 10*time.Second, f.agree)
+	})
+}
+
+func TestADeathIsSeen(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(5)
+		f.kill("m3")
+		f.until("the death is seen by all", 20*time.Second, f.agree)
+	})
+}
+
+func TestLeavingInGoodOrder(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(5)
+		f.all["m3"].SetState(cluster.Draining)
+		f.until("all know that it drains", 3*time.Second, func() bool {
+			for _, m := range f.all {
+				v := m.View()
+				if v.Members["m3"].State != cluster.Draining || len(v.Ring.Owners(1, 9)) != 4 {
+					return false
+				}
+			}
+			return true
+		})
+		start := time.Now()
+		if err := f.all["m3"].Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		t.Logf("it left within %v", time.Since(start))
+		if _, in := f.all["m3"].View().Members["m3"]; in {
+			t.Error("it has left, and is in its own view")
+		}
+		f.kill("m3")
+		f.until("all know that it left", 2*time.Second, f.agree)
+		before := f.all["m1"].Stats()
+		time.Sleep(time.Minute)
+		if after := f.all["m1"].Stats(); after != before {
+			t.Errorf("one that left is looked for: %+v, then %+v", before, after)
+		}
+		f.join("m3", 9).SetState(cluster.Ready)
+		f.until("it is back at another address", 10*time.Second, f.agree)
+	})
+}
+
+func TestLeavingAlone(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		m := f.join("m1", 1)
+		if err := m.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		f.kill("m1")
+		if err := m.Leave(t.Context()); err == nil {
+			t.Error("what is closed left in good order")
+		}
+		m.SetState(cluster.Ready) // and this does no harm
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The ring agrees within ten seconds of the healing, however long the sides were apart.
+func TestAPartitionHeals(t *testing.T) {
+	times := []time.Duration{5 * time.Second, 25 * time.Second, 20 * time.Minute}
+	for i := range 16 { // at every point of a round
+		times = append(times, time.Minute+time.Duration(i)*500*time.Millisecond)
+	}
+	for _, apart := range times {
+		t.Run(apart.String(), func(t *testing.T) {
+			inField(t, func(t *testing.T, f *field) {
+				f.joinAll(5, func(o *cluster.Options) { o.Join = []string{host(1).String(), host(2).String()} })
+				f.net.Cut(addrs(1, 2), addrs(3, 4, 5), false)
+				time.Sleep(apart)
+				if apart >= time.Minute && (!f.agreeAmong("m1", "m2") || !f.agreeAmong("m3", "m4", "m5")) {
+					t.Fatalf("each side has itself: %s", f)
+				}
+				f.net.Heal()
+				f.until("both sides are one", 10*time.Second, f.agree)
+			})
+		})
+	}
+}
+
+// Where no seed is left, the last known members are called.
+func TestAPartitionHealsWithoutSeeds(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(5)
+		f.kill("m1") // the only seed
+		f.net.Cut(addrs(2, 3), addrs(4, 5), false)
+		time.Sleep(10 * time.Minute)
+		f.net.Heal()
+		f.until("both sides are one", 10*time.Second, f.agree)
+	})
+}
+
+func addrs(hosts ...int) []netip.Addr {
+	var all []netip.Addr
+	for _, n := range hosts {
+		all = append(all, host(n).Addr())
+	}
+	return all
+}
+
+// One that hears and is not heard: the others reach it by each other, or do without it, and nobody flaps for ever.
+func TestOneWayOnly(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(5)
+		f.net.Cut(addrs(1), addrs(2), true)
+		before := f.all["m5"].View().Version
+		time.Sleep(10 * time.Minute)
+		if !f.agree() {
+			t.Errorf("one way between two of five is cut: %s", f)
+		}
+		t.Logf("in ten minutes the view of a third changed %d times", f.all["m5"].View().Version-before)
+		if n := f.all["m5"].View().Version - before; n > 4 {
+			t.Errorf("in ten minutes the view of a third changed %d times", n)
+		}
+	})
+}
+
+func TestLossAndDelay(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.net.Lose(0.2)
+		f.net.Delay(10*time.Millisecond, 80*time.Millisecond)
+		f.joinAll(5)
+		before := f.all["m5"].View().Version
+		time.Sleep(10 * time.Minute)
+		f.until("all are there", 10*time.Second, f.agree)
+		if n := f.all["m5"].View().Version - before; n > 4 {
+			t.Errorf("with a fifth of the packets lost the view changed %d times in ten minutes", n)
+		}
+	})
+}
+
+// Without any packet, streams alone keep a cluster together: as behind a firewall that knows TCP only.
+func TestStreamsAlone(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.net.Lose(1)
+		for i := range 3 {
+			f.join(fmt.Sprint("m", i+1), i+1).SetState(cluster.Ready)
+		}
+		f.until("all agree", 2*time.Minute, f.agree)
+		time.Sleep(10 * time.Minute)
+		f.until("and still do", 2*time.Minute, f.agree)
+	})
+}
+
+// As Kubernetes does it: all at once, each under its name, all at addresses of which only the service's name knows.
+func TestAllRestartWithNewAddresses(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		now := addrs(1, 2, 3)
+		named := func(o *cluster.Options) {
+			o.Join = []string{"tidepool.cache.svc"}
+			o.Lookup = clustertest.Names(map[string]func() []netip.Addr{"tidepool.cache.svc": func() []netip.Addr { return now }})
+		}
+		f.joinAll(3, named)
+		for i := range 3 {
+			f.kill(fmt.Sprint("m", i+1))
+		}
+		now = addrs(11, 12, 13)
+		for i := range 3 {
+			f.join(fmt.Sprint("m", i+1), 11+i, named).SetState(cluster.Ready)
+		}
+		f.until("all are back", 10*time.Second, f.agree)
+
+		// One by one, as an update does, each before its death is seen.
+		for i := range 3 {
+			f.kill(fmt.Sprint("m", i+1))
+			now[i] = host(21 + i).Addr()
+			f.join(fmt.Sprint("m", i+1), 21+i, named).SetState(cluster.Ready)
+			f.until("one is back", 15*time.Second, f.agree)
+		}
+	})
+}
+
+func TestTwoWithOneName(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(3)
+		first := f.all["m2"]
+		f.join("m2", 9).SetState(cluster.Ready)
+		time.Sleep(time.Minute)
+		for _, name := range []string{"m1", "m3"} {
+			if m := f.all[name].View().Members["m2"]; m.Addr != "10.0.0.2:5002" {
+				t.Errorf("%s takes the second for m2: %+v", name, m)
+			}
+		}
+		if f.seen.FilterMessageSnippet("two members have one name").Len() == 0 || f.all["m1"].Stats().Conflicts == 0 {
+			t.Error("nobody says so")
+		}
+		f.kill("m2")
+		f.all["m2"] = first
+	})
+}
