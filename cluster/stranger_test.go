@@ -2,6 +2,8 @@ package cluster_test
 
 import (
 	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"io"
 	"log"
 	"net/netip"
@@ -150,4 +152,31 @@ func TestARemovedMemberIsOut(t *testing.T) {
 			t.Errorf("an hour later: %s", f)
 		}
 	})
+}
+
+// bare is memberlist itself with the cluster's key: one that says of itself what it likes.
+func (f *field) bare(name string, n int, meta []byte) *memberlist.Memberlist {
+	f.t.Helper()
+	transport, err := f.net.Listen(host(n))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.Label, c.Transport, c.SecretKey, c.Logger = name, "tidepool", transport, gossipKey(f.t), log.New(io.Discard, "", 0)
+	c.Delegate = says(meta)
+	list, err := memberlist.Create(c)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return list
+}
+
+// gossipKey is the key of secretA, in words of its own: members of two versions must derive the same.
+func gossipKey(t *testing.T) []byte {
+	t.Helper()
+	key, err := hkdf.Key(sha256.New, []byte(secretA), nil, "tidepool cluster gossip v1", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
