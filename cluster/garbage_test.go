@@ -148,7 +148,7 @@ func stillHears(t *testing.T, one, two *cluster.Members) {
 func TestGarbageWithTheKeyBreaksNothing(t *testing.T) {
 	one, two, at := real(t)
 	heap := inUse()
-	all := append(garbage(), bomb(t, 256<<20), bomb(t, 30<<20))
+	all := append(garbage(), bomb(t, 64<<20), bomb(t, 30<<20)) // the limit is 40
 	for _, b := range all {
 		if len(b) == 0 || b[0] == 5 || b[0] == 3 { // of two bytes, "dead" and "suspect" can be true by chance
 			continue

@@ -83,7 +83,8 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 		return nil, fmt.Errorf("cluster: not joined: %w", err)
 	}
 	if m.list, err = memberlist.Create(c); err != nil {
-		return nil, fmt.Errorf("cluster: cannot listen for gossip at %s: %w", o.Bind, err)
+		return nil, fmt.Errorf("cluster: cannot listen for gossip at %s (where that is all of the host's addresses, "+
+			"say which the others reach it at): %w", o.Bind, err)
 	}
 	m.locate()
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -203,12 +204,25 @@ func (m *Members) publish() {
 	}
 	next := &View{Self: self.Name, Ring: nextRing(last.Ring, all), Members: all, Version: last.Version + 1}
 	m.view.Store(next)
-	m.o.Log.Info("cluster: the members are others", zap.Uint64("version", next.Version),
-		zap.Int("alive", len(all)), zap.Int("ready", len(next.Ring.members)))
+	m.o.Log.Info("cluster: what is known of the members has changed", zap.Uint64("version", next.Version),
+		zap.Int("alive", len(all)), zap.Int("ready", len(next.Ring.members)),
+		zap.Strings("came", beyond(all, last.Members)), zap.Strings("went", beyond(last.Members, all)))
 	m.mu.Lock()
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.mu.Unlock()
+}
+
+// beyond are the first names, for a log, of those in a that are not in b.
+func beyond(a, b map[string]Member) []string {
+	var names []string
+	for name := range a {
+		if _, in := b[name]; !in {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), 10)]
 }
 
 // nextRing is last where nobody on it is another.

@@ -114,11 +114,6 @@ func (f *field) agreeAmong(names ...string) bool {
 	return true
 }
 
-func (f *field) knows(name, other string) bool {
-	_, ok := f.all[name].View().Members[other]
-	return ok
-}
-
 func (f *field) String() string {
 	s := ""
 	for _, name := range slices.Sorted(maps.Keys(f.all)) {
@@ -345,6 +340,38 @@ func TestAllRestartWithNewAddresses(t *testing.T) {
 			f.join(fmt.Sprint("m", i+1), 21+i, named).SetState(cluster.Ready)
 			f.until("one is back", 15*time.Second, f.agree)
 		}
+	})
+}
+
+// One that was killed and is back at once, before anybody missed it, is taken for what it is now: it looks over its
+// store, and owns nothing yet.
+func TestBackBeforeItWasMissed(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(3)
+		f.all["m2"].SetState(cluster.Draining) // so that gossip has a later word of it than its first
+		f.all["m2"].SetState(cluster.Ready)
+		f.until("all agree", 10*time.Second, f.agree)
+		f.kill("m2")
+		f.join("m2", 2)
+		f.until("it is joining", 3*time.Second, func() bool {
+			return f.all["m1"].View().Members["m2"].State == cluster.Joining && f.agree()
+		})
+		f.all["m2"].SetState(cluster.Ready)
+		f.until("it is ready", 3*time.Second, f.agree)
+	})
+}
+
+func TestThirtyMembers(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		f.joinAll(30)
+		f.net.Cut(addrs(1, 2, 3, 4, 5, 6, 7), addrs(8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30), false)
+		f.until("the lesser part is by itself", 2*time.Minute, func() bool { return len(f.all["m1"].View().Members) == 7 })
+		f.until("and so is the larger", 2*time.Minute, func() bool { return len(f.all["m30"].View().Members) == 23 })
+		time.Sleep(5 * time.Minute)
+		f.net.Heal()
+		f.until("both are one", 10*time.Second, f.agree)
+		f.kill("m17")
+		f.until("a death is seen by all", 30*time.Second, f.agree)
 	})
 }
 

@@ -21,6 +21,9 @@ const (
 	// rejoinAtOnce bounds the calls of one round: of many lost members one that answers suffices, and eight drawn anew
 	// each round find it.
 	rejoinAtOnce = 8
+	// rejoiners is how many members look in one round, on average: of a thousand all need not ask the name server, and
+	// whoever finds the lost tells the others.
+	rejoiners = 16
 	// seedAgain is when a seed that answered is called again though no member has its address, such as a balancer's.
 	seedAgain = 30 * time.Second
 	// contestedFor is how long a member whose name was claimed for another address calls those who are there: longer
@@ -43,7 +46,9 @@ type lost struct {
 func (m *Members) rejoinAll(ctx context.Context) {
 	answered := map[netip.AddrPort]time.Time{} // seeds, and when
 	for {
-		m.rejoin(ctx, answered)
+		if n := len(m.View().Members); n <= rejoiners || rand.IntN(n) < rejoiners {
+			m.rejoin(ctx, answered)
+		}
 		pause := time.Duration((0.75 + rand.Float64()/2) * float64(m.o.Rejoin))
 		select {
 		case <-ctx.Done():

@@ -58,7 +58,7 @@ func TestFollowSecrets(t *testing.T) {
 		var got []string
 		var complaints int
 		ctx, cancel := context.WithCancel(t.Context())
-		go cluster.FollowSecrets(ctx, file, func(error) { complaints++ }, func(s [][]byte) error {
+		go cluster.FollowSecrets(ctx, file, secrets(secretA), func(error) { complaints++ }, func(s [][]byte) error {
 			got = append(got, string(s[0]))
 			return nil
 		})
