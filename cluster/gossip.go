@@ -67,7 +67,10 @@ func (g gossip) hear(n *memberlist.Node) {
 	h := heard{address(n), bytes.Clone(n.Meta)}
 	m.mu.Lock()
 	m.others[n.Name] = h
-	delete(m.lost, n.Name)
+	if _, was := m.lost[n.Name]; was {
+		delete(m.lost, n.Name)
+		m.reunited = time.Now()
+	}
 	m.mu.Unlock()
 	poke(m.news)
 }

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// announceTime bounds how long a change of this member waits for its gossip to go out. At 1,000 members a message
-	// is sent 12 times, three each 200 ms.
+	// announceTime bounds how long a change of this member waits for its gossip to go out. Among 1,000 members a message
+	// is sent 16 times, three each 200 ms.
 	announceTime = 3 * time.Second
 	// leaveTime bounds a leave whose context has no end.
 	leaveTime = 5 * time.Second
@@ -44,6 +44,7 @@ type Members struct {
 	running sync.WaitGroup
 
 	publishing sync.Mutex // one view at a time; before mu
+	turning    sync.Mutex // one change of the keys at a time
 
 	telling chan struct{} // full while gossip goes out that changes this member, which must not overlap; guards closed
 	closed  bool
@@ -54,6 +55,7 @@ type Members struct {
 	others    map[string]heard
 	lost      map[string]lost
 	contested time.Time // when this member's name was last claimed for another address
+	reunited  time.Time // when one that was lost was last heard of again
 	changed   chan struct{}
 
 	news     chan struct{} // something below mu is new
@@ -130,11 +132,13 @@ func (m *Members) Follow(secrets [][]byte) error {
 	if err != nil {
 		return err
 	}
+	m.turning.Lock()
+	defer m.turning.Unlock()
 	return turn(m.ring, keys)
 }
 
 // Leave tells the others that this member goes, so that none takes it for dead, and waits until the message is out.
-// Set Draining, and let what has begun end, before. Without an end to ctx it takes at most five seconds.
+// Set Draining, and let what has begun end, before. It takes at most five seconds.
 func (m *Members) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()

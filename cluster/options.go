@@ -116,8 +116,8 @@ func (o Options) config() (*memberlist.Config, error) {
 	c.Transport = o.Transport
 	c.DeadNodeReclaimTime = time.Millisecond // who is back has a new address, in Kubernetes each time; 0 would be never
 	c.TCPTimeout = streamTime
-	c.RequireNodeNames = false  // who joins by an address does not know the name there
-	c.EnableCompression = false // states are small, and what is not unpacked cannot blow up
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true // nothing in plain, in or out: that is for migrations
+	c.EnableCompression = false                                 // states are small, and what is not unpacked cannot blow up
 	for _, n := range o.Networks {
 		c.CIDRsAllowed = append(c.CIDRsAllowed, net.IPNet{
 			IP: n.Masked().Addr().AsSlice(), Mask: net.CIDRMask(n.Bits(), n.Addr().BitLen())})

@@ -24,6 +24,9 @@ const (
 	// rejoiners is how many members look in one round, on average: of a thousand all need not ask the name server, and
 	// whoever finds the lost tells the others.
 	rejoiners = 16
+	// reunion is how long after one that was lost is back all look, for the rest: where half a cluster comes back at
+	// once, some of that gossip is lost, and a full exchange would mend it only after minutes.
+	reunion = time.Minute
 	// seedAgain is when a seed that answered is called again though no member has its address, such as a balancer's.
 	seedAgain = 30 * time.Second
 	// contestedFor is how long a member whose name was claimed for another address calls those who are there: longer
@@ -46,7 +49,7 @@ type lost struct {
 func (m *Members) rejoinAll(ctx context.Context) {
 	answered := map[netip.AddrPort]time.Time{} // seeds, and when
 	for {
-		if n := len(m.View().Members); n <= rejoiners || rand.IntN(n) < rejoiners {
+		if m.looks() {
 			m.rejoin(ctx, answered)
 		}
 		pause := time.Duration((0.75 + rand.Float64()/2) * float64(m.o.Rejoin))
@@ -56,6 +59,14 @@ func (m *Members) rejoinAll(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// looks says whether this member looks in this round.
+func (m *Members) looks() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := len(m.others)
+	return n < rejoiners || rand.IntN(n) < rejoiners || time.Since(m.reunited) < reunion || time.Since(m.contested) < contestedFor
 }
 
 // rejoin calls some of those who are missing, all at the same time.

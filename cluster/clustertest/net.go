@@ -29,13 +29,14 @@ type Net struct {
 	at       map[netip.AddrPort]*Transport
 	streams  map[*stream]bool
 	tap      func([]byte)
+	dials    map[netip.AddrPort]int
 }
 
 // New is a network without loss or delay.
 func New(seed uint64) *Net {
 	return &Net{
 		random: rand.New(rand.NewPCG(seed, seed)), cut: map[[2]netip.Addr]bool{}, at: map[netip.AddrPort]*Transport{},
-		streams: map[*stream]bool{},
+		streams: map[*stream]bool{}, dials: map[netip.AddrPort]int{},
 	}
 }
 
@@ -89,6 +90,13 @@ func (n *Net) sees(b []byte) {
 	if n.tap != nil {
 		n.tap(b)
 	}
+}
+
+// Dials is how many streams to there were asked for, whether it answered or not.
+func (n *Net) Dials(there netip.AddrPort) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials[there]
 }
 
 // Heal undoes all cuts.
@@ -172,6 +180,9 @@ func (t *Transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
+	t.net.mu.Lock()
+	t.net.dials[to]++
+	t.net.mu.Unlock()
 	there, open, _, takes := t.net.way(t.addr.Addr(), to)
 	_, back, _, more := t.net.way(to.Addr(), t.addr)
 	if takes += more; !open || !back || takes > timeout {
