@@ -78,6 +78,11 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("cluster: the others could not read what this member says of itself: check peer address %q (host:port), "+
 			"zone %q and version %q (at most %d printable bytes), weight %d (1 to %d)", o.PeerAddr, o.Zone, o.Version, maxText, o.Weight, MaxWeight)
 	}
+	for _, seed := range o.Join {
+		if host, port := splitSeed(seed, DefaultPort); !isHostPort(net.JoinHostPort(host, port)) {
+			return o, fmt.Errorf("cluster: cannot join %q: give an address or a name, with a port or without", seed)
+		}
+	}
 	if len(o.Secrets) == 0 {
 		if err := o.onlyLoopback(); err != nil {
 			return o, err
@@ -134,6 +139,14 @@ func (o Options) config() (*memberlist.Config, error) {
 	}
 	c.Keyring, err = keyring(o.Secrets)
 	return c, err
+}
+
+// splitSeed reads whom to join, with or without a port.
+func splitSeed(s string, port uint16) (string, string) {
+	if host, p, err := net.SplitHostPort(s); err == nil {
+		return host, p
+	}
+	return s, strconv.Itoa(int(port))
 }
 
 // splitAddr reads an address with or without a port.

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -149,17 +148,12 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 
 // seeds resolves o.Join anew: after a restart of all, names lead to other addresses.
 func (m *Members) seeds(ctx context.Context) []netip.AddrPort {
-	own := strconv.Itoa(int(m.here.Port()))
 	var found []netip.AddrPort
 	for _, seed := range m.o.Join {
-		host, port, err := net.SplitHostPort(seed)
+		host, p := splitSeed(seed, m.here.Port())
+		port, err := strconv.ParseUint(p, 10, 16)
 		if err != nil {
-			host, port = seed, own
-		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			m.o.Log.Warn("cluster: cannot join: it wants a host, or host:port", zap.String("join", seed))
-			continue
+			continue // withDefaults lets none pass
 		}
 		ips := []netip.Addr{}
 		if ip, err := netip.ParseAddr(host); err == nil {
@@ -168,7 +162,7 @@ func (m *Members) seeds(ctx context.Context) []netip.AddrPort {
 			m.o.Log.Debug("cluster: cannot resolve a name to join", zap.String("name", host), zap.Error(err))
 		}
 		for _, ip := range ips {
-			found = append(found, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
+			found = append(found, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 		}
 	}
 	return found
