@@ -67,7 +67,10 @@ func (g gossip) hear(n *memberlist.Node) {
 	h := heard{address(n), bytes.Clone(n.Meta)}
 	m.mu.Lock()
 	m.others[n.Name] = h
-	delete(m.lost, n.Name)
+	if _, was := m.lost[n.Name]; was {
+		delete(m.lost, n.Name)
+		m.reunited = time.Now()
+	}
 	m.mu.Unlock()
 	poke(m.news)
 }
@@ -86,6 +89,11 @@ func (g gossip) NotifyLeave(n *memberlist.Node) {
 
 // NotifyConflict is called for each message about a name that two members claim. The first keeps it.
 func (g gossip) NotifyConflict(first, second *memberlist.Node) {
+	if first.Name == g.m.o.Name {
+		g.m.mu.Lock()
+		g.m.contested = time.Now()
+		g.m.mu.Unlock()
+	}
 	if n := g.m.counts.conflicts.Add(1); n&(n-1) == 0 { // the 1st, 2nd, 4th, 8th …: gossip repeats itself
 		g.m.o.Log.Warn("cluster: two members have one name; the second is ignored until the first is gone: give each its own",
 			zap.String("name", first.Name), zap.Stringer("first", address(first)), zap.Stringer("second", address(second)))

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// announceTime bounds how long a change of this member waits for its gossip to go out. At 1,000 members a message
-	// is sent 12 times, three each 200 ms.
+	// announceTime bounds how long a change of this member waits for its gossip to go out. Among 1,000 members a message
+	// is sent 16 times, three each 200 ms.
 	announceTime = 3 * time.Second
 	// leaveTime bounds a leave whose context has no end.
 	leaveTime = 5 * time.Second
@@ -44,16 +44,19 @@ type Members struct {
 	running sync.WaitGroup
 
 	publishing sync.Mutex // one view at a time; before mu
+	turning    sync.Mutex // one change of the keys at a time
 
-	telling sync.Mutex // guards closed; held while gossip goes out that changes this member, which must not overlap
+	telling chan struct{} // full while gossip goes out that changes this member, which must not overlap; guards closed
 	closed  bool
 
-	mu      sync.Mutex // guards what is below. Taken under memberlist's lock: nothing that waits is done under it
-	self    Member
-	left    bool
-	others  map[string]heard
-	lost    map[string]lost
-	changed chan struct{}
+	mu        sync.Mutex // guards what is below. Taken under memberlist's lock: nothing that waits is done under it
+	self      Member
+	left      bool
+	others    map[string]heard
+	lost      map[string]lost
+	contested time.Time // when this member's name was last claimed for another address
+	reunited  time.Time // when one that was lost was last heard of again
+	changed   chan struct{}
 
 	news     chan struct{} // something below mu is new
 	announce chan struct{} // this member has something to say
@@ -73,7 +76,7 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 	m := &Members{
 		o: o, ring: c.Keyring, self: o.member(netip.Addr{}),
 		others: map[string]heard{}, lost: map[string]lost{},
-		changed: make(chan struct{}), news: make(chan struct{}, 1), announce: make(chan struct{}, 1),
+		telling: make(chan struct{}, 1), changed: make(chan struct{}), news: make(chan struct{}, 1), announce: make(chan struct{}, 1),
 	}
 	m.view.Store(&View{Self: o.Name, Ring: NewRing(nil), Members: map[string]Member{o.Name: m.self}})
 	c.Delegate, c.Events, c.Conflict, c.Alive = gossip{m}, gossip{m}, gossip{m}, gossip{m}
@@ -82,7 +85,8 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 		return nil, fmt.Errorf("cluster: not joined: %w", err)
 	}
 	if m.list, err = memberlist.Create(c); err != nil {
-		return nil, fmt.Errorf("cluster: cannot listen for gossip at %s: %w", o.Bind, err)
+		return nil, fmt.Errorf("cluster: cannot listen for gossip at %s (where that is all of the host's addresses, "+
+			"say which the others reach it at): %w", o.Bind, err)
 	}
 	m.locate()
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -128,11 +132,13 @@ func (m *Members) Follow(secrets [][]byte) error {
 	if err != nil {
 		return err
 	}
+	m.turning.Lock()
+	defer m.turning.Unlock()
 	return turn(m.ring, keys)
 }
 
 // Leave tells the others that this member goes, so that none takes it for dead, and waits until the message is out.
-// Set Draining, and let what has begun end, before. Without an end to ctx it takes at most five seconds.
+// Set Draining, and let what has begun end, before. It takes at most five seconds.
 func (m *Members) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
@@ -142,8 +148,8 @@ func (m *Members) Leave(ctx context.Context) error {
 	m.left = true
 	m.mu.Unlock()
 	m.publish()
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	end, _ := ctx.Deadline()
 	if m.closed || ctx.Err() != nil {
 		return fmt.Errorf("cluster: %s did not leave in good order, there is no time for it or it is closed: the others will find out", m.o.Name)
@@ -159,8 +165,8 @@ func (m *Members) Leave(ctx context.Context) error {
 func (m *Members) Close() error {
 	m.stop()
 	m.running.Wait()
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	if m.closed {
 		return nil
 	}
@@ -202,12 +208,25 @@ func (m *Members) publish() {
 	}
 	next := &View{Self: self.Name, Ring: nextRing(last.Ring, all), Members: all, Version: last.Version + 1}
 	m.view.Store(next)
-	m.o.Log.Info("cluster: the members are others", zap.Uint64("version", next.Version),
-		zap.Int("alive", len(all)), zap.Int("ready", len(next.Ring.members)))
+	m.o.Log.Info("cluster: what is known of the members has changed", zap.Uint64("version", next.Version),
+		zap.Int("alive", len(all)), zap.Int("ready", len(next.Ring.members)),
+		zap.Strings("came", beyond(all, last.Members)), zap.Strings("went", beyond(last.Members, all)))
 	m.mu.Lock()
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.mu.Unlock()
+}
+
+// beyond are the first names, for a log, of those in a that are not in b.
+func beyond(a, b map[string]Member) []string {
+	var names []string
+	for name := range a {
+		if _, in := b[name]; !in {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), 10)]
 }
 
 // nextRing is last where nobody on it is another.
@@ -239,8 +258,8 @@ func (m *Members) announceAll(ctx context.Context) {
 
 // tell gossips what this member says of itself, and waits until it is out.
 func (m *Members) tell(ctx context.Context) {
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	if m.closed || ctx.Err() != nil {
 		return
 	}

@@ -45,7 +45,7 @@ type Options struct {
 	Zone     string // what fails together: at most 63 bytes
 	Weight   int    // of this member's share, 1 to MaxWeight; 0: 1
 	Version  string // of the program, for people: at most 63 bytes
-	// Rejoin is how often members that are not there are tried again; 0: four seconds.
+	// Rejoin is how often members that are not there are tried again; 0: three seconds.
 	Rejoin time.Duration
 	// Transport carries the gossip; nil: UDP and TCP at Bind.
 	Transport memberlist.Transport
@@ -77,6 +77,11 @@ func (o Options) withDefaults() (Options, error) {
 	if err := checkMember(o.member(netip.IPv4Unspecified())); err != nil {
 		return o, fmt.Errorf("cluster: the others could not read what this member says of itself: check peer address %q (host:port), "+
 			"zone %q and version %q (at most %d printable bytes), weight %d (1 to %d)", o.PeerAddr, o.Zone, o.Version, maxText, o.Weight, MaxWeight)
+	}
+	for _, seed := range o.Join {
+		if host, port := splitSeed(seed, DefaultPort); !isHostPort(net.JoinHostPort(host, port)) {
+			return o, fmt.Errorf("cluster: cannot join %q: give an address or a name, with a port or without", seed)
+		}
 	}
 	if len(o.Secrets) == 0 {
 		if err := o.onlyLoopback(); err != nil {
@@ -114,10 +119,10 @@ func (o Options) config() (*memberlist.Config, error) {
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.Label = o.Name, o.Label
 	c.Transport = o.Transport
-	c.DeadNodeReclaimTime = time.Second // a member that is back has a new address: Kubernetes gives it one each time
+	c.DeadNodeReclaimTime = time.Millisecond // who is back has a new address, in Kubernetes each time; 0 would be never
 	c.TCPTimeout = streamTime
-	c.RequireNodeNames = false  // who joins by an address does not know the name there
-	c.EnableCompression = false // states are small, and what is not unpacked cannot blow up
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true // nothing in plain, in or out: that is for migrations
+	c.EnableCompression = false                                 // states are small, and what is not unpacked cannot blow up
 	for _, n := range o.Networks {
 		c.CIDRsAllowed = append(c.CIDRsAllowed, net.IPNet{
 			IP: n.Masked().Addr().AsSlice(), Mask: net.CIDRMask(n.Bits(), n.Addr().BitLen())})
@@ -134,6 +139,14 @@ func (o Options) config() (*memberlist.Config, error) {
 	}
 	c.Keyring, err = keyring(o.Secrets)
 	return c, err
+}
+
+// splitSeed reads whom to join, with or without a port.
+func splitSeed(s string, port uint16) (string, string) {
+	if host, p, err := net.SplitHostPort(s); err == nil {
+		return host, p
+	}
+	return s, strconv.Itoa(int(port))
 }
 
 // splitAddr reads an address with or without a port.

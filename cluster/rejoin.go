@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -15,13 +14,23 @@ import (
 // memberlist forgets a member 30 seconds after its death, and two halves of a cluster that were apart for longer never
 // look for each other again. So each member goes on calling those it has lost and those it was told to join.
 const (
-	// rejoinEvery is how often. Halves must meet within ten seconds of being able to.
-	rejoinEvery = 4 * time.Second
+	// rejoinEvery is how often. Halves must meet within ten seconds of being able to, and a call that began just before
+	// takes five of them (streamTime) to fail.
+	rejoinEvery = 3 * time.Second
 	// rejoinAtOnce bounds the calls of one round: of many lost members one that answers suffices, and eight drawn anew
 	// each round find it.
 	rejoinAtOnce = 8
+	// rejoiners is how many members look in one round, on average: of a thousand all need not ask the name server, and
+	// whoever finds the lost tells the others.
+	rejoiners = 16
+	// reunion is how long after one that was lost is back all look, for the rest: where half a cluster comes back at
+	// once, some of that gossip is lost, and a full exchange would mend it only after minutes.
+	reunion = time.Minute
 	// seedAgain is when a seed that answered is called again though no member has its address, such as a balancer's.
 	seedAgain = 30 * time.Second
+	// contestedFor is how long a member whose name was claimed for another address calls those who are there: longer
+	// than a round, for each that still believes the other says so again.
+	contestedFor = 10 * time.Second
 	// lostFor is how long a lost member is looked for. After a day its address is likely to be another's.
 	lostFor = 24 * time.Hour
 	// lostMost bounds the memory of them.
@@ -39,7 +48,9 @@ type lost struct {
 func (m *Members) rejoinAll(ctx context.Context) {
 	answered := map[netip.AddrPort]time.Time{} // seeds, and when
 	for {
-		m.rejoin(ctx, answered)
+		if m.looks() {
+			m.rejoin(ctx, answered)
+		}
 		pause := time.Duration((0.75 + rand.Float64()/2) * float64(m.o.Rejoin))
 		select {
 		case <-ctx.Done():
@@ -47,6 +58,14 @@ func (m *Members) rejoinAll(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// looks says whether this member looks in this round.
+func (m *Members) looks() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := len(m.others)
+	return n < rejoiners || rand.IntN(n) < rejoiners || time.Since(m.reunited) < reunion || time.Since(m.contested) < contestedFor
 }
 
 // rejoin calls some of those who are missing, all at the same time.
@@ -80,7 +99,8 @@ func (m *Members) call(to netip.AddrPort) bool {
 	return true
 }
 
-// missing are the addresses of lost members, and of seeds that are no member's.
+// missing are the addresses of lost members, of seeds that are no member's, and, where others still hold this member's
+// name for one that was elsewhere before, of one who is there: it hears of this one once it has seen the other's death.
 func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.Time) []netip.AddrPort {
 	seeds := m.seeds(ctx)
 	m.mu.Lock()
@@ -107,6 +127,12 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 			add(l.from)
 		}
 	}
+	if time.Since(m.contested) < contestedFor {
+		for _, h := range m.others { // any of them
+			missing = append(missing, h.from)
+			break
+		}
+	}
 	for to, when := range answered {
 		if time.Since(when) > seedAgain {
 			delete(answered, to)
@@ -122,17 +148,12 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 
 // seeds resolves o.Join anew: after a restart of all, names lead to other addresses.
 func (m *Members) seeds(ctx context.Context) []netip.AddrPort {
-	own := strconv.Itoa(int(m.here.Port()))
 	var found []netip.AddrPort
 	for _, seed := range m.o.Join {
-		host, port, err := net.SplitHostPort(seed)
+		host, p := splitSeed(seed, m.here.Port())
+		port, err := strconv.ParseUint(p, 10, 16)
 		if err != nil {
-			host, port = seed, own
-		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			m.o.Log.Warn("cluster: cannot join: it wants a host, or host:port", zap.String("join", seed))
-			continue
+			continue // withDefaults lets none pass
 		}
 		ips := []netip.Addr{}
 		if ip, err := netip.ParseAddr(host); err == nil {
@@ -141,7 +162,7 @@ func (m *Members) seeds(ctx context.Context) []netip.AddrPort {
 			m.o.Log.Debug("cluster: cannot resolve a name to join", zap.String("name", host), zap.Error(err))
 		}
 		for _, ip := range ips {
-			found = append(found, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
+			found = append(found, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
 		}
 	}
 	return found

@@ -8,8 +8,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// virtual is how many points a member of weight 1 has on the ring. More would spread the shares more evenly, and make
-// a change dearer: at 128 the largest share among ten members is about 1.15 of the mean.
+// virtual is how many points a member of weight 1 has on the ring. The shares of equal members then differ by a standard
+// deviation of 8.4 percent (the root of 1/128, about); half of that would take four times the memory, and at 1,000
+// members a change of the ring would take half a second instead of a tenth.
 const virtual = 128
 
 // Ring says who owns what. It never changes, is safe for any number of goroutines, and is the same at all who know the

@@ -56,22 +56,21 @@ func ReadSecrets(file string) ([][]byte, error) {
 	return secrets, nil
 }
 
-// FollowSecrets reads file every ten seconds until ctx ends and gives its secrets to each of follow when they have
-// changed. It reads the content and no times, because where a file comes from a mounted volume only a link changes. A
-// file that cannot be read, or holds no secrets, changes nothing; complain hears why, once.
-func FollowSecrets(ctx context.Context, file string, complain func(error), follow ...func([][]byte) error) {
-	last, _ := ReadSecrets(file)
-	said := ""
-	for tick := time.NewTicker(reread); ; {
+// FollowSecrets reads file every ten seconds until ctx ends, and where its secrets are others than have was, gives them
+// to each of follow. It reads the content and no times, because where a file comes from a mounted volume only a link
+// changes. A file that cannot be read, or holds no secrets, changes nothing; complain hears why, once.
+func FollowSecrets(ctx context.Context, file string, have [][]byte, complain func(error), follow ...func([][]byte) error) {
+	tick := time.NewTicker(reread)
+	defer tick.Stop()
+	for said := ""; ; {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return
 		case <-tick.C:
 		}
 		now, err := ReadSecrets(file)
-		if err == nil && !slices.EqualFunc(last, now, bytes.Equal) {
-			last = now
+		if err == nil && !slices.EqualFunc(have, now, bytes.Equal) {
+			have = now
 			for _, f := range follow {
 				err = errors.Join(err, f(now))
 			}

@@ -28,13 +28,15 @@ type Net struct {
 	cut      map[[2]netip.Addr]bool // from, to
 	at       map[netip.AddrPort]*Transport
 	streams  map[*stream]bool
+	tap      func([]byte)
+	dials    map[netip.AddrPort]int
 }
 
 // New is a network without loss or delay.
 func New(seed uint64) *Net {
 	return &Net{
 		random: rand.New(rand.NewPCG(seed, seed)), cut: map[[2]netip.Addr]bool{}, at: map[netip.AddrPort]*Transport{},
-		streams: map[*stream]bool{},
+		streams: map[*stream]bool{}, dials: map[netip.AddrPort]int{},
 	}
 }
 
@@ -73,6 +75,28 @@ func (n *Net) Cut(a, b []netip.Addr, oneWay bool) {
 	for _, s := range broken { // each takes the lock
 		s.end()
 	}
+}
+
+// Tap has f see all that is sent from now on, packets and streams alike, one at a time.
+func (n *Net) Tap(f func([]byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tap = f
+}
+
+func (n *Net) sees(b []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.tap != nil {
+		n.tap(b)
+	}
+}
+
+// Dials is how many streams to there were asked for, whether it answered or not.
+func (n *Net) Dials(there netip.AddrPort) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials[there]
 }
 
 // Heal undoes all cuts.
@@ -129,6 +153,7 @@ func (t *Transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
+	t.net.sees(b)
 	there, open, lost, takes := t.net.way(t.addr.Addr(), to)
 	if there != nil && open && !lost {
 		p := &memberlist.Packet{Buf: slices.Clone(b), From: net.UDPAddrFromAddrPort(t.addr)}
@@ -155,6 +180,9 @@ func (t *Transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
+	t.net.mu.Lock()
+	t.net.dials[to]++
+	t.net.mu.Unlock()
 	there, open, _, takes := t.net.way(t.addr.Addr(), to)
 	_, back, _, more := t.net.way(to.Addr(), t.addr)
 	if takes += more; !open || !back || takes > timeout {
@@ -221,6 +249,11 @@ type conn struct {
 }
 
 func (c conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c conn) Write(b []byte) (int, error) {
+	c.net.sees(b)
+	return c.Conn.Write(b)
+}
 
 func (c conn) Close() error {
 	c.net.mu.Lock()
