@@ -226,10 +226,13 @@ func (f *flight) hasEnded() bool {
 // admit decides whether who may follow, before what comes is proven. About the one in whose name it is asked, the
 // source decides by its answer.
 func (f *flight) admit(ctx context.Context, who asked) error {
-	switch {
-	case f.admitted(who):
-		return nil
-	case f.who == who && (f.part == nil || !f.part.reopened) && !f.granter():
+	// Read at once: between two looks the source may answer.
+	f.mu.Lock()
+	_, yes := f.granted[who]
+	_, answered := f.granted[f.who]
+	f.mu.Unlock()
+	decides := f.who == who && (f.part == nil || !f.part.reopened) && !answered
+	if decides || yes && f.c.permits.allow(who) {
 		return nil
 	}
 	if err := f.c.mayFollow(ctx, who); err != nil {
@@ -247,14 +250,6 @@ func (f *flight) admitted(who asked) bool {
 	_, ok := f.granted[who]
 	f.mu.Unlock()
 	return ok && f.c.permits.allow(who)
-}
-
-// granter reports whether the source has answered the one in whose name it is asked.
-func (f *flight) granter() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	_, ok := f.granted[f.who]
-	return ok
 }
 
 func (f *flight) isFull() bool {
