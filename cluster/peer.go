@@ -21,12 +21,17 @@ type Store interface {
 
 // Peer answers other members. It never asks another member to fetch something: a question goes one hop.
 type Peer struct {
-	Store Store
-	Log   *zap.Logger // nil: silence
+	Store    Store
+	Identity *Identity   // who may ask
+	Log      *zap.Logger // nil: silence
 }
 
 // ServeHTTP answers one question.
 func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if _, err := p.Identity.Member(r.TLS); err != nil { // its secret was taken out since it came
+		http.Error(w, "who asks is no member", http.StatusForbidden)
+		return
+	}
 	q, err := readQuestion(r)
 	if err != nil {
 		http.Error(w, "no question that a member asks", http.StatusBadRequest)
@@ -162,8 +167,8 @@ const (
 )
 
 // Server is what listens for members with p.
-func (p *Peer) Server(i *Identity) *http.Server {
-	tls := i.Server()
+func (p *Peer) Server() *http.Server {
+	tls := p.Identity.Server()
 	tls.NextProtos = []string{"http/1.1"}
 	return &http.Server{
 		Handler: p, TLSConfig: tls, ReadHeaderTimeout: headTime, IdleTimeout: idleTime, MaxHeaderBytes: mostHead,

@@ -208,7 +208,7 @@ func (c *town) add() *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n.server = (&Peer{Store: n.store}).Server(id)
+	n.server = (&Peer{Store: n.store, Identity: id}).Server()
 	if n.line, err = c.net.Listen(n.Addr); err != nil {
 		c.t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -38,9 +37,6 @@ type clustering struct {
 
 // nameFile, in the data directory, is this member's name where none is configured: what is kept there is found by it.
 const nameFile = "member"
-
-// secretEvery bounds how long a new secret is not known: rotation goes in steps that people take.
-const secretEvery = 10 * time.Second
 
 // join makes this process a member, which says that it is ready only later. The source is what the store fetches by.
 func join(ctx context.Context, cfg config.Config, next cache.Source, w world, log *zap.Logger) (*clustering, error) {
@@ -112,7 +108,7 @@ func memberName(cfg config.Config) (string, error) {
 // the secrets, until ctx ends.
 func (r *running) serveMembers(ctx context.Context) {
 	c := r.cluster
-	c.server = (&cluster.Peer{Store: r.store, Log: c.log}).Server(c.who)
+	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Log: c.log}).Server()
 	r.servers.Go(func() {
 		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			r.broken <- fmt.Errorf("the server for members at %s: %w", c.line.Addr(), err)
@@ -121,7 +117,7 @@ func (r *running) serveMembers(ctx context.Context) {
 	ctx, c.end = context.WithCancel(ctx)
 	c.running.Go(func() {
 		c.whenScanned(ctx, r.store)
-		c.follow(ctx, r.cfg.Cluster.SecretFile)
+		cluster.FollowSecrets(ctx, r.cfg.Cluster.SecretFile, c.secrets, c.complain, c.members.Follow, c.who.Follow)
 	})
 }
 
@@ -143,30 +139,9 @@ func (c *clustering) whenScanned(ctx context.Context, store *cache.Cache) {
 	}
 }
 
-// follow takes new secrets as they come.
-func (c *clustering) follow(ctx context.Context, file string) {
-	tick := time.NewTicker(secretEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		secrets, err := cluster.ReadSecrets(file)
-		if err == nil && bytes.Equal(bytes.Join(secrets, []byte{'\n'}), bytes.Join(c.secrets, []byte{'\n'})) {
-			continue
-		}
-		if err == nil {
-			err = errors.Join(c.members.Follow(secrets), c.who.Follow(secrets))
-		}
-		if err != nil {
-			c.log.Warn("the secrets could not be read anew: those of before count", zap.Error(err))
-			continue
-		}
-		c.secrets = secrets
-		c.log.Info("the secrets were read anew", zap.Int("secrets", len(secrets)))
-	}
+// complain says that new secrets could not be taken: those of before count.
+func (c *clustering) complain(err error) {
+	c.log.Warn("the secrets could not be read anew: those of before count", zap.Error(err))
 }
 
 // drain takes this member off the ring, so that the others ask it for nothing new.
