@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,6 +144,19 @@ func TestCluster(t *testing.T) {
 			client := map[string]func(*testing.T, string) client{"skopeo": newSkopeo, "podman": newPodman}[name](t, c.members[3].addr)
 			client.pull(t, images[0])
 		})
+	}
+	digest := images[0].layers[0]
+	owners := map[string]bool{}
+	for _, p := range c.members {
+		code, out := p.tells(t, "ring", digest)
+		owner := regexp.MustCompile(digest + ` +(\S+) `).FindStringSubmatch(out)
+		if code != 0 || owner == nil {
+			t.Fatalf("%d\n%s", code, out)
+		}
+		owners[owner[1]] = true
+	}
+	if len(owners) != 1 {
+		t.Errorf("%s is owned by %v", digest, owners)
 	}
 	if code, out := c.members[0].tells(t, "status"); code != 0 || strings.Count(out, " ready\n") != 4 {
 		t.Errorf("%d\n%s", code, out)

@@ -1,9 +1,17 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
+	"text/tabwriter"
 
+	"github.com/spf13/cobra"
+
+	"github.com/tidepool-oci/tidepool/cache"
 	"github.com/tidepool-oci/tidepool/cluster"
 	"github.com/tidepool-oci/tidepool/metrics"
 )
@@ -62,14 +70,107 @@ func (c *clustering) counted() *metrics.Cluster {
 	return m
 }
 
+// ringDoc is the document GET /api/v1/ring.
+type ringDoc struct {
+	Schema  int            `json:"schema"`
+	Self    string         `json:"self"`
+	Ring    uint64         `json:"ring_version"`
+	Members []memberStatus `json:"members"`
+	Digest  string         `json:"digest,omitempty"`
+	Owners  []string       `json:"owners,omitempty"`
+}
+
+var errNoCluster = errors.New("there is no cluster: this tidepool owns all that it holds (cluster.bind makes it a member)")
+
+// ring says who owns what.
+func (c *clustering) ring(digest string) (any, error) {
+	if c == nil {
+		return nil, errNoCluster
+	}
+	s := c.status()
+	doc := ringDoc{Schema: thisSchema, Self: s.Self, Ring: s.Ring, Members: s.Members}
+	if digest == "" {
+		return doc, nil
+	}
+	d, err := cache.ParseDigest(digest)
+	if err != nil {
+		return nil, err
+	}
+	doc.Digest = d.String()
+	for _, m := range c.members.View().Ring.Owners(cluster.KeyOf(cache.Ref{Kind: cache.KindBlob, Digest: d}), 2) {
+		doc.Owners = append(doc.Owners, m.Name)
+	}
+	return doc, nil
+}
+
+func ringCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ring [DIGEST]",
+		Short: "Show the members of a cluster, their shares, and who owns a blob",
+		Long: "Show the members of a running tidepool's cluster as it sees them, their shares of the ring, and which of them owns a\n" +
+			"blob: that one has it fetched and keeps it, the second stands in. Tags, lists and manifests are owned by repository.",
+		Example: "  tidepool ring\n  tidepool ring sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	find, inJSON := server(cmd), output(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		asJSON, err := inJSON()
+		if err != nil {
+			return err
+		}
+		path := "/api/v1/ring"
+		if len(args) > 0 {
+			d, err := cache.ParseDigest(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			path += "?digest=" + d.String()
+		}
+		t, err := find()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+		defer cancel()
+		var doc ringDoc
+		raw, err := t.document(ctx, path, &doc)
+		if err == nil && asJSON {
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), string(raw))
+			return err
+		}
+		if err == nil {
+			err = showRing(cmd.OutOrStdout(), doc)
+		}
+		return err
+	}
+	return cmd
+}
+
+func showRing(out io.Writer, doc ringDoc) error {
+	p := page{tabwriter.NewWriter(out, 0, 8, 2, ' ', 0), inColour(out)}
+	p.membersOf(doc.Self, doc.Members)
+	if doc.Digest != "" {
+		p.head("BLOB", "OWNER", "NEXT")
+		p.row(plainly, append([]string{doc.Digest}, doc.Owners...)...)
+	}
+	return p.Flush()
+}
+
 func (p page) cluster(c *clusterStatus) {
 	if c == nil {
 		return
 	}
-	p.head("MEMBER", "ADDRESS", "SHARE", "ZONE", "VERSION", "STATE")
-	for _, m := range c.Members {
+	fmt.Fprintln(p)
+	p.membersOf(c.Self, c.Members)
+	p.head("MEMBERS WERE ASKED", "NOT ANSWERED", "HELD ELSEWHERE", "REGISTRIES WERE ASKED")
+	p.row(plainly, comma(c.Asked), comma(c.Silent), comma(c.Held), comma(c.Hub))
+}
+
+func (p page) membersOf(self string, members []memberStatus) {
+	p.row(plainly, "MEMBER", "ADDRESS", "SHARE", "ZONE", "VERSION", "STATE")
+	for _, m := range members {
 		name, mood := m.Name, good
-		if m.Name == c.Self {
+		if m.Name == self {
 			name += " (this one)"
 		}
 		if m.State != cluster.Ready.String() {
@@ -77,6 +178,4 @@ func (p page) cluster(c *clusterStatus) {
 		}
 		p.row(mood, name, m.Addr, percent(m.Share, 1), m.Zone, m.Version, m.State)
 	}
-	p.head("MEMBERS WERE ASKED", "NOT ANSWERED", "HELD ELSEWHERE", "REGISTRIES WERE ASKED")
-	p.row(plainly, comma(c.Asked), comma(c.Silent), comma(c.Held), comma(c.Hub))
 }

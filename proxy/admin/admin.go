@@ -33,6 +33,7 @@ type Handler struct {
 	Health  func() []Check // in the order they are shown
 	Offline Offline        // switches offline mode
 	Warmer  Warmer
+	Ring    func(digest string) (any, error) // who owns what, as JSON; an error where there is no such digest, or no ring
 	Metrics http.Handler
 	Saved   func() any // what was saved, as JSON
 	Status  func() any // how everything stands, as JSON
@@ -64,6 +65,7 @@ func (h Handler) paths() map[string]http.HandlerFunc {
 		"PUT /api/v1/offline/{upstream}": h.setOffline,
 		"POST /api/v1/warm":              h.warm,
 		"GET /api/v1/pins":               h.pins,
+		"GET /api/v1/ring":               h.ring,
 		"POST /api/v1/unpin":             h.unpin,
 	}
 }
@@ -123,6 +125,16 @@ func (h Handler) status(w http.ResponseWriter, _ *http.Request) {
 
 func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
 	sayJSON(w, http.StatusOK, h.Saved())
+}
+
+// ring says who the members are, and with ?digest=… whose that is.
+func (h Handler) ring(w http.ResponseWriter, r *http.Request) {
+	doc, err := h.Ring(r.URL.Query().Get("digest"))
+	if err != nil {
+		sayError(w, http.StatusNotFound, err)
+		return
+	}
+	sayJSON(w, http.StatusOK, doc)
 }
 
 func sayJSON(w http.ResponseWriter, status int, doc any) {
