@@ -28,6 +28,9 @@ var Settings = []Setting{
 	{"offline", "offline", ""},
 	{"shutdown-delay", "shutdown_delay", "DURATION"},
 	{"drain", "drain", "DURATION"},
+	{"tls-cert", "door.tls_cert", "FILE"},
+	{"tls-key", "door.tls_key", "FILE"},
+	{"client-ca", "door.client_ca", "FILE"},
 	{"log-level", "log.level", "LEVEL"},
 	{"log-format", "log.format", "FORMAT"},
 }
