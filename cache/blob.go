@@ -77,7 +77,7 @@ func (b *Blob) SendRange(ctx context.Context, w io.Writer, off, n int64) error {
 	if off < 0 || b.Size >= 0 && (off > b.Size || n > b.Size-off) {
 		return fmt.Errorf("%s: %d bytes from %d on, of %d: %w", b.ref, n, off, b.Size, io.ErrUnexpectedEOF)
 	}
-	b.place(off, n, UrgencyOf(ctx))
+	b.place(ctx, off, n)
 	out := &outlet{w: w, ctx: ctx}
 	defer func() {
 		out.done()
@@ -87,14 +87,14 @@ func (b *Blob) SendRange(ctx context.Context, w io.Writer, off, n int64) error {
 }
 
 // place sets where the reader is and how far it wants to go.
-func (b *Blob) place(off, n int64, u Urgency) {
+func (b *Blob) place(ctx context.Context, off, n int64) {
 	// Who reads the whole has no end of its own: the content's end is where it is proven.
 	whole := off == 0 && (n < 0 || n == b.Size)
 	if whole {
 		n = -1
 	}
 	r := newRider(off, n, b.Size, whole)
-	r.urgency = u
+	r.urgency, r.direct, r.keep = UrgencyOf(ctx), DirectOf(ctx), KeepOf(ctx)
 	switch {
 	case b.flight != nil:
 		b.flight.replace(b.rider, r)
@@ -354,7 +354,7 @@ func (b *Blob) fromStream(ctx context.Context, out *outlet) error {
 // Desc.Size is known after it.
 func (b *Blob) Prove(ctx context.Context) error {
 	if b.data == nil {
-		b.place(0, -1, UrgencyOf(ctx))
+		b.place(ctx, 0, -1)
 	}
 	for {
 		switch proven, err := b.proveOnce(ctx); {

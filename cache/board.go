@@ -50,7 +50,7 @@ func (c *Cache) embarkOnce(ctx context.Context, b *Blob, r *rider, anew, shut bo
 	}
 	if b.rider == nil {
 		if b.From = FromFlight; began {
-			b.From = FromUpstream
+			b.From = fromSource(f.cameVia())
 		}
 	}
 	b.flight, b.rider, b.allowed = f, r, f.admitted(b.who())
@@ -172,7 +172,9 @@ func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 	}
 	f.begun = UrgencyOf(ctx)
 	f.ahead = f.begun >= Warming
+	f.direct = DirectOf(ctx) || c.owns(who.ref)
 	ctx = withLiveUrgency(c.doubts.tell(context.WithoutCancel(ctx), key), f.urgency)
+	ctx = withLiveDirect(ctx, f.isDirect)
 	f.ctx, f.stop = context.WithCancel(ctx)
 	c.flights[key] = f
 	c.flying.Add(1)
@@ -224,10 +226,13 @@ func (f *flight) hasEnded() bool {
 // admit decides whether who may follow, before what comes is proven. About the one in whose name it is asked, the
 // source decides by its answer.
 func (f *flight) admit(ctx context.Context, who asked) error {
-	switch {
-	case f.admitted(who):
-		return nil
-	case f.who == who && (f.part == nil || !f.part.reopened) && !f.granter():
+	// Read at once: between two looks the source may answer.
+	f.mu.Lock()
+	_, yes := f.granted[who]
+	_, answered := f.granted[f.who]
+	f.mu.Unlock()
+	decides := f.who == who && (f.part == nil || !f.part.reopened) && !answered
+	if decides || yes && f.c.permits.allow(who) {
 		return nil
 	}
 	if err := f.c.mayFollow(ctx, who); err != nil {
@@ -245,14 +250,6 @@ func (f *flight) admitted(who asked) bool {
 	_, ok := f.granted[who]
 	f.mu.Unlock()
 	return ok && f.c.permits.allow(who)
-}
-
-// granter reports whether the source has answered the one in whose name it is asked.
-func (f *flight) granter() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	_, ok := f.granted[f.who]
-	return ok
 }
 
 func (f *flight) isFull() bool {

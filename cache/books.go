@@ -322,8 +322,12 @@ func (b *books) closed(e *entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e.readers--
-	if e.readers == 0 && b.entries[e.slot.mark()] != e {
+	switch held := b.entries[e.slot.mark()] == e; {
+	case e.readers > 0:
+	case !held:
 		b.ghosts -= e.size
+	case e.passing && !b.isPinned(e):
+		b.remove(e)
 	}
 }
 

@@ -19,12 +19,13 @@ const (
 	FromMemory Tier = iota
 	FromDisk
 	FromFlight   // joined a download that somebody else began
+	FromPeer     // another member of the cluster had it, or fetched it
 	FromUpstream // began a download, or asked the upstream
 )
 
 // String is the tier as logs, metrics and Cache-Status spell it.
 func (t Tier) String() string {
-	return [...]string{"memory", "disk", "flight", "upstream"}[t]
+	return [...]string{"memory", "disk", "flight", "peer", "upstream"}[t]
 }
 
 // Options says how a Cache behaves. Only Dir must be set.
@@ -35,6 +36,7 @@ type Options struct {
 
 	Aging        func(Ref) Aging                     // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
 	Absence      time.Duration                       // how long a source is believed that it does not have something; 0: 30 s
+	Keep         func(Ref) bool                      // whether content is kept once its readers are gone; nil: all is
 	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none
 	Callers      func(registry string) time.Duration // how long its yes to a caller's own login is good for a repository; 0, nil: it is asked with ours
 	ProvenRanges bool                                // ranges of what is still arriving wait until its digest is proven
@@ -93,10 +95,10 @@ type Cache struct {
 	doubts  doubts
 	stats   counters
 
-	names     Group[asked, resolved]
-	documents Group[asked, *document]
-	checks    Group[asked, Found]
-	proofs    Group[asked, struct{}]
+	names     Group[errand, resolved]
+	documents Group[errand, *document]
+	checks    Group[errand, Found]
+	proofs    Group[errand, struct{}]
 	renewals  Group[asked, struct{}]
 	sulks     sync.Map // asked → time.Time: not asked again before, for it was not answered
 
@@ -112,7 +114,7 @@ type Cache struct {
 
 // counters are what Stats reads.
 type counters struct {
-	opened                                             [4]atomic.Uint64
+	opened                                             [5]atomic.Uint64
 	sent, fetched, landed, corrupt, revalidated, stale atomic.Uint64
 }
 
@@ -270,7 +272,7 @@ func (c *Cache) openAny(ctx context.Context, ref Ref, want Want) (*Blob, error) 
 	}
 	b = &Blob{Found: Found{Desc: Desc{Digest: ref.Digest, Size: -1}}, c: c, ref: ref, caller: who.caller}
 	r := newRider(want.Off, want.N, -1, want.Off == 0 && want.N < 0)
-	r.urgency = UrgencyOf(ctx)
+	r.urgency, r.direct, r.keep = UrgencyOf(ctx), DirectOf(ctx), KeepOf(ctx)
 	if err := c.embark(ctx, b, r, errors.Is(err, errUnproven)); err != nil {
 		return nil, err
 	}
@@ -369,7 +371,7 @@ func (c *Cache) Health() error { return errors.Join(c.disk.health(), c.pins.heal
 
 // Stats are the cache's counters since start, and its gauges now.
 type Stats struct {
-	Opened      [4]uint64 // answers by Tier: FromMemory, FromDisk, FromFlight, FromUpstream
+	Opened      [5]uint64 // answers by Tier
 	Sent        uint64    // bytes handed to readers
 	Fetched     uint64    // bytes taken from the source
 	Landed      uint64    // things proven and kept

@@ -45,6 +45,9 @@ type (
 	hopsKey    struct{}
 	doubtsKey  struct{}
 	spareKey   struct{}
+	directKey  struct{}
+	waitKey    struct{}
+	keepKey    struct{}
 )
 
 // WithCaller returns ctx with c as the one who asks.
@@ -113,6 +116,54 @@ func WithSpare(ctx context.Context) context.Context {
 func SpareOf(ctx context.Context) bool {
 	spare, _ := ctx.Value(spareKey{}).(bool)
 	return spare
+}
+
+// WithDirect returns ctx for an asker who must be answered without another member of the cluster being asked to fetch
+// anything: it is one itself, and may be waiting for that one.
+func WithDirect(ctx context.Context) context.Context {
+	return context.WithValue(ctx, directKey{}, true)
+}
+
+// DirectOf reports whether no other member may be asked to fetch anything, now: of what several wait for, that is so if
+// it is so for one of them.
+func DirectOf(ctx context.Context) bool {
+	switch d := ctx.Value(directKey{}).(type) {
+	case bool:
+		return d
+	case func() bool:
+		return d()
+	}
+	return false
+}
+
+// MayWait tells those who wait for an answer that another member is asked for it, or with "" that none is any more, and
+// reports whether that may be: not for those whom DirectOf is about, who are told so before they are heard of here.
+func MayWait(ctx context.Context, member string) bool {
+	if tell, ok := ctx.Value(waitKey{}).(func(member string) bool); ok {
+		return tell(member)
+	}
+	return member == "" || !DirectOf(ctx)
+}
+
+// withWait returns ctx for what MayWait is told.
+func withWait(ctx context.Context, tell func(member string) bool) context.Context {
+	return context.WithValue(ctx, waitKey{}, tell)
+}
+
+// withLiveDirect returns ctx for what others come and go to wait for.
+func withLiveDirect(ctx context.Context, direct func() bool) context.Context {
+	return context.WithValue(ctx, directKey{}, direct)
+}
+
+// WithKeep returns ctx for an asker who wants what is fetched to stay here, whoever else keeps it.
+func WithKeep(ctx context.Context) context.Context {
+	return context.WithValue(ctx, keepKey{}, true)
+}
+
+// KeepOf is what WithKeep set.
+func KeepOf(ctx context.Context) bool {
+	keep, _ := ctx.Value(keepKey{}).(bool)
+	return keep
 }
 
 // WithDoubts returns ctx for content of which so many of the last answers turned out to be something else: a source

@@ -19,6 +19,7 @@ type document struct {
 	Desc
 	data     []byte
 	children []child
+	via      string       // the member that it came by
 	untyped  bool         // it does not say its media type, which is told from what it has
 	touched  atomic.Int64 // when its children were last said to be in use, in Unix seconds
 }
@@ -54,6 +55,32 @@ const (
 type asked struct {
 	ref    Ref
 	caller Caller
+}
+
+// errand is what is asked for once at a time. Who must not wait for another member does not wait for one who may.
+type errand struct {
+	asked
+	direct bool
+}
+
+func (c *Cache) errandOf(ctx context.Context, who asked) errand {
+	return errand{who, DirectOf(ctx) || c.owns(who.ref)}
+}
+
+// in is ctx for e.
+func (e errand) in(ctx context.Context) context.Context {
+	if e.direct {
+		return WithDirect(ctx)
+	}
+	return ctx
+}
+
+// fromSource is the tier of what the source has answered.
+func fromSource(via string) Tier {
+	if via != "" {
+		return FromPeer
+	}
+	return FromUpstream
 }
 
 // at is the question for what a name turned out to be.
@@ -141,24 +168,35 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 	if heldOnly {
 		return nil, 0, ErrNotHeld
 	}
-	fetch := func(ctx context.Context) (*document, error) {
-		a, err := c.src.Open(ctx, ref, Whole)
-		if errors.Is(err, ErrDenied) {
-			c.revoke(who)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return c.receive(who, a)
-	}
-	doc, joined, err := c.documents.Do(ctx, who, 0, fetch)
+	fetch := func(ctx context.Context) (*document, error) { return c.fetchDocument(ctx, who) }
+	errand := c.errandOf(ctx, who)
+	doc, joined, err := c.documents.Do(errand.in(ctx), errand, 0, fetch)
 	if joined && grudged(ctx, err) {
-		doc, joined, err = c.documents.Do(ctx, who, 0, fetch)
+		doc, joined, err = c.documents.Do(errand.in(ctx), errand, 0, fetch)
 	}
 	if joined {
 		return doc, FromFlight, err
 	}
-	return doc, FromUpstream, err
+	if err != nil {
+		return nil, FromUpstream, err
+	}
+	return doc, fromSource(doc.via), nil
+}
+
+// fetchDocument brings a document from the source; from the registry itself where another member has sent other bytes.
+func (c *Cache) fetchDocument(ctx context.Context, who asked) (*document, error) {
+	a, err := c.src.Open(ctx, who.ref, Whole)
+	if errors.Is(err, ErrDenied) {
+		c.revoke(who)
+	}
+	if err != nil {
+		return nil, err
+	}
+	doc, err := c.receive(who, a)
+	if errors.Is(err, ErrCorrupt) && a.Via != "" {
+		return c.fetchDocument(WithDoubts(ctx, 1), who)
+	}
+	return doc, err
 }
 
 // grudged reports whether err is a limit that may be one for another only: who joins somebody for whom nothing scarce is
@@ -236,7 +274,7 @@ func (c *Cache) receive(who asked, a Answer) (*document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	doc.Digest = d
+	doc.Digest, doc.via = d, a.Via
 	c.keep(who, doc)
 	return doc, nil
 }
@@ -261,7 +299,9 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 // keep puts a proven document into the tiers and notes what it says.
 func (c *Cache) keep(who asked, doc *document) {
 	c.memory.put(doc)
-	if err := c.disk.keep(doc.Digest, doc.data); err != nil {
+	if !c.Keeps(who.ref) {
+		// another member does, and this one only what it has served
+	} else if err := c.disk.keep(doc.Digest, doc.data); err != nil {
 		c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
 	}
 	c.stats.landed.Add(1)
@@ -270,6 +310,12 @@ func (c *Cache) keep(who asked, doc *document) {
 		c.family(doc)
 	}
 }
+
+// owns reports whether other members have a thing fetched by this one.
+func (c *Cache) owns(ref Ref) bool { return c.o.Keep != nil && c.o.Keep(ref) }
+
+// Keeps reports whether content of this kind and name stays here once it was fetched.
+func (c *Cache) Keeps(ref Ref) bool { return c.o.Keep == nil || c.o.Keep(ref) }
 
 // parse reads data as kind asks. A manifest's media type and children are taken from its bytes, never from what the
 // source calls it: what the same bytes mean must not depend on who sent them.

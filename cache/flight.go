@@ -44,6 +44,9 @@ type flight struct {
 	active  []*run
 	riders  map[*rider]struct{}
 	begun   Urgency            // of the one who began it
+	direct  bool               // somebody aboard must not wait for another member
+	via     string             // the member that it comes by; "": none, or not known yet
+	keep    bool               // somebody aboard wants it kept here, whoever owns it
 	ahead   bool               // nobody but those who fetch ahead was ever aboard
 	granted map[asked]struct{} // the source said yes to these: they may have it, and once it is proven are linked to it
 	whole   bool               // fetched to the end, whether somebody waits for it or not
@@ -94,6 +97,46 @@ func (f *flight) full() bool { return errors.Is(f.err, ErrNoRoom) }
 
 // dead reports whether the flight ended otherwise, so that who comes now must not share its fate. f.mu is held.
 func (f *flight) dead() bool { return f.err != nil && !f.full() }
+
+// cameVia is the member that it comes by, as far as is known.
+func (f *flight) cameVia() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.via
+}
+
+// isDirect reports whether somebody aboard must not wait for another member.
+func (f *flight) isDirect() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.direct
+}
+
+// waits notes that r waits for another member, where that may be.
+func (f *flight) waits(r *run, member string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.direct && member != "" {
+		return false
+	}
+	r.via = member
+	return true
+}
+
+// straighten has the flight asked for where no other member is waited for, because one of them has come aboard: it may
+// be the very one that is waited for. What another member sends meanwhile, or is asked for, is given up; what it has
+// sent stays. f.mu is held.
+func (f *flight) straighten() {
+	if f.direct {
+		return
+	}
+	f.direct = true
+	for _, r := range f.active {
+		if r.turn != nil && r.via != "" {
+			r.turn(errTurn)
+		}
+	}
+}
 
 // arrived is how many bytes are held.
 func (f *flight) arrived() int64 {
@@ -279,6 +322,9 @@ func (f *flight) land() {
 	f.c.mu.Lock()
 	f.mu.Lock()
 	f.entry = f.part.land(f.size, len(f.riders))
+	if !f.keep && !f.c.Keeps(f.who.ref.At(f.key.digest)) {
+		f.c.disk.books.pass(f.entry)
+	}
 	f.fire()
 	f.mu.Unlock()
 	delete(f.c.flights, f.key)

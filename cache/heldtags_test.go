@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,8 +86,8 @@ func TestHeldTags(t *testing.T) {
 // A hint is there for the next process, until it is taken back or nobody has left it for long.
 func TestHints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		later := time.Duration(0)
-		o := Options{Dir: ramDir(t), Now: func() time.Time { return time.Now().Add(later) }}
+		var later atomic.Int64
+		o := Options{Dir: ramDir(t), Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }}
 		c := open(t, newHub(), o)
 		c.LeaveHint("a", "x/y")
 		c.LeaveHint("b", "z")
@@ -96,14 +97,14 @@ func TestHints(t *testing.T) {
 		if a, b := c.Hint("a"), c.Hint("b"); a != "x/y" || b != "" {
 			t.Errorf("%q, %q", a, b)
 		}
-		later = oldFact - time.Hour
+		later.Store(int64(oldFact - time.Hour))
 		c.LeaveHint("new", "n")
 		c.facts.flush()
 		c.prune(t.Context())
 		if c.Hint("a") == "" {
 			t.Error("forgotten early")
 		}
-		later += 2 * time.Hour
+		later.Add(int64(2 * time.Hour))
 		c.prune(t.Context())
 		if c.Hint("a") != "" || c.Hint("new") != "n" {
 			t.Error("kept for ever, or not at all")

@@ -132,7 +132,8 @@ func unreachable(err error) bool {
 
 // inquire asks the source whether who's digest is there for it, and what it is: once for all who ask at a time.
 func (c *Cache) inquire(ctx context.Context, who asked) (Found, error) {
-	f, _, err := c.checks.Do(ctx, who, 0, func(ctx context.Context) (Found, error) {
+	errand := c.errandOf(ctx, who)
+	f, _, err := c.checks.Do(errand.in(ctx), errand, 0, func(ctx context.Context) (Found, error) {
 		a, err := c.src.Resolve(ctx, who.ref, Whole)
 		if errors.Is(err, ErrDenied) {
 			c.revoke(who)
@@ -140,7 +141,7 @@ func (c *Cache) inquire(ctx context.Context, who asked) (Found, error) {
 		if err != nil {
 			return Found{}, err
 		}
-		f := Found{Desc: Desc{MediaType: a.MediaType, Digest: who.ref.Digest, Size: a.Size}, From: FromUpstream}
+		f := Found{Desc: Desc{MediaType: a.MediaType, Digest: who.ref.Digest, Size: a.Size}, From: fromSource(a.Via)}
 		if a.Body == nil {
 			return f, nil
 		}
@@ -161,7 +162,8 @@ func (c *Cache) challenge(ctx context.Context, who asked, size int64) error {
 	if who.ref.Kind != KindBlob || size <= smallBlob {
 		return errUnproven // so small that it may as well be fetched
 	}
-	_, _, err := c.proofs.Do(ctx, who, 0, func(ctx context.Context) (struct{}, error) {
+	errand := c.errandOf(ctx, who)
+	_, _, err := c.proofs.Do(errand.in(ctx), errand, 0, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, c.compare(ctx, who, size)
 	})
 	if c.o.Private == nil {

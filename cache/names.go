@@ -23,6 +23,7 @@ type resolved struct {
 	name
 	doc  *document
 	aged Aged
+	via  string // the member that it came by
 }
 
 func (r resolved) found(from Tier) Found {
@@ -84,7 +85,8 @@ func (c *Cache) resolve(ctx context.Context, ref Ref, body, heldOnly bool) (Foun
 // refresh asks about a name behind the answer that has just been given of it.
 func (c *Cache) refresh(ctx context.Context, who asked, known resolved) {
 	if !c.sulking(who) {
-		c.names.Start(WithUrgency(ctx, Revalidation), who, func(ctx context.Context) (resolved, error) {
+		errand := c.errandOf(ctx, who)
+		c.names.Start(errand.in(WithUrgency(ctx, Revalidation)), errand, func(ctx context.Context) (resolved, error) {
 			return c.ask(ctx, who, known, true, false)
 		})
 	}
@@ -100,9 +102,10 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 		patience = hurry
 	}
 	ask := func(ctx context.Context) (resolved, error) { return c.ask(ctx, who, known, have, body) }
-	r, joined, err := c.names.Do(ctx, who, patience, ask)
+	errand := c.errandOf(ctx, who)
+	r, joined, err := c.names.Do(errand.in(ctx), errand, patience, ask)
 	if joined && grudged(ctx, err) {
-		r, joined, err = c.names.Do(ctx, who, patience, ask)
+		r, joined, err = c.names.Do(errand.in(ctx), errand, patience, ask)
 	}
 	switch {
 	case errors.Is(err, errSlow):
@@ -110,7 +113,7 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 	case joined:
 		return r, FromFlight, err
 	}
-	return r, FromUpstream, err
+	return r, fromSource(r.via), err
 }
 
 // recall is what is known of a name. Of a list that is nothing if its content is not held.
@@ -203,23 +206,36 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
 	a, err := c.question(ctx, who.ref, known, have, body)
 	if errors.Is(err, ErrUnchanged) && have {
-		known.asOf = c.since(a)
-		return known.as(Unchanged), nil
+		known.asOf, known.via = c.since(a), a.Via
+		return known.as(confirmed(a, Unchanged)), nil
 	}
 	if err != nil {
 		return resolved{}, err
 	}
 	r, err := c.learn(who, a)
+	if errors.Is(err, ErrCorrupt) && a.Via != "" { // from the registry itself, then
+		return c.news(WithDoubts(ctx, 1), who, known, have, body)
+	}
 	switch {
-	case err != nil || !have:
+	case err != nil:
 		return r, err
+	case !have:
+		return r.as(confirmed(a, NotAged)), nil
 	case r.Digest == known.Digest:
-		return r.as(Unchanged), nil
+		return r.as(confirmed(a, Unchanged)), nil
 	}
 	if r.doc == nil && c.disk.holds(known.Digest) {
 		r.doc, _, err = c.content(ctx, who.ref.At(r.Digest), false)
 	}
-	return r.as(Changed), err
+	return r.as(confirmed(a, Changed)), err
+}
+
+// confirmed is how a name was dealt with by who answered, where the registry could not be asked there.
+func confirmed(a Answer, aged Aged) Aged {
+	if a.Stale {
+		return Unconfirmed
+	}
+	return aged
 }
 
 // question asks in the cheapest way that answers: a HEAD where the content is not wanted or may be held.
@@ -236,7 +252,7 @@ func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, bod
 
 // learn is what the source says a name is; its content, where that came along, is kept.
 func (c *Cache) learn(who asked, a Answer) (resolved, error) {
-	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}}
+	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}, via: a.Via}
 	if a.Body != nil {
 		doc, err := c.receive(who, a)
 		if err != nil {

@@ -120,7 +120,7 @@ func (x partDoc) part(repo Ref) (part Part, err error) {
 	if part.Digest, err = ParseDigest(x.Digest); err != nil {
 		return part, err
 	}
-	if part.Ref.Kind, err = parseKind(x.Kind); err != nil {
+	if part.Ref.Kind, err = ParseKind(x.Kind); err != nil {
 		return part, err
 	}
 	switch {
@@ -133,15 +133,6 @@ func (x partDoc) part(repo Ref) (part Part, err error) {
 		part.AsOf, part.Ref.Tag = *x.AsOf, x.Tag
 	}
 	return part, err
-}
-
-func parseKind(s string) (Kind, error) {
-	for _, k := range []Kind{KindBlob, KindManifest, KindTags, KindReferrers} {
-		if k.String() == s {
-			return k, nil
-		}
-	}
-	return 0, fmt.Errorf("%q is no kind of content", s)
 }
 
 // path is where the file of a pin is: that of a newer version beside that of the one that it replaces, until it is

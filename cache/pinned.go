@@ -44,6 +44,18 @@ func (b *books) unpin(digests []Digest) {
 	b.shrink(b.budget)
 }
 
+// pass has e go once its readers are gone.
+func (b *books) pass(e *entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.isPinned(e) {
+		return
+	}
+	if e.passing = true; e.readers == 0 && b.entries[e.slot.mark()] == e {
+		b.remove(e)
+	}
+}
+
 // freeze has nothing evicted any more.
 func (b *books) freeze() {
 	b.mu.Lock()

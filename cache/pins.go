@@ -49,8 +49,8 @@ func (p Pin) digests() []Digest {
 
 // check refuses what cannot be a pin, wherever it comes from.
 func (p Pin) check() error {
-	if p.Ref.Kind != KindManifest || p.Ref.Registry == "" || p.Ref.Repo == "" || p.Ref.Tag == "" && p.Ref.Digest.IsZero() {
-		return fmt.Errorf("%q names no image", p.Ref)
+	if err := p.Ref.Check(); err != nil || p.Ref.Kind != KindManifest {
+		return errors.Join(fmt.Errorf("%q names no image", p.Ref), err)
 	}
 	for _, x := range p.Parts {
 		if x.Ref.Registry != p.Ref.Registry || x.Ref.Repo != p.Ref.Repo {
@@ -131,6 +131,11 @@ func (s *pins) put(ctx context.Context, p Pin) (left bool, err error) {
 // secure makes p's content durable: all of it is there, is what its digest names, and has reached the disk.
 func (c *Cache) secure(ctx context.Context, p Pin) error {
 	for _, x := range p.Parts {
+		if doc, ok := c.memory.get(x.Digest); ok && !c.disk.holds(x.Digest) { // what another member keeps
+			if err := c.disk.keep(x.Digest, doc.data); err != nil {
+				return fmt.Errorf("%s: %w", x.Ref, err)
+			}
+		}
 		if err := c.disk.secure(ctx, x.Digest); err != nil {
 			return fmt.Errorf("%s: %w", x.Ref, err)
 		}

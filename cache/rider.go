@@ -15,6 +15,8 @@ type rider struct {
 	moving   bool  // it was shown something since it came here
 
 	urgency Urgency
+	direct  bool // it must not wait for another member
+	keep    bool // it wants the whole kept here
 
 	wake  chan struct{} // has a token when it should look again; nil before it boards
 	least int64         // it wants to be woken for this many bytes; 0: it is not waiting
@@ -76,6 +78,10 @@ func (f *flight) enter(r *rider) {
 	r.wake, r.moving = make(chan struct{}, 1), false
 	f.riders[r] = struct{}{}
 	f.ahead = f.ahead && r.urgency >= Warming
+	f.keep = f.keep || r.keep
+	if r.direct {
+		f.straighten()
+	}
 }
 
 // replace puts a reader in the place of another.

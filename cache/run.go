@@ -20,6 +20,8 @@ type run struct {
 	main     bool  // it moves the front
 	whole    bool  // its last request was for everything
 	answered bool
+	via      string                  // the member that is asked, or sends; "": none
+	turn     context.CancelCauseFunc // has the rest asked for anew; nil: nothing is asked for
 
 	open record // what is held but not yet in the map
 }
@@ -46,13 +48,16 @@ var (
 	reads  = sync.Pool{New: func() any { return new([readSize]byte) }}
 )
 
+// errTurn ends a leg whose rest is to come another way.
+var errTurn = errors.New("another way")
+
 // errEnough ends a leg at the end of its run.
 var errEnough = errors.New("the run is over")
 
 // fetch brings a run to its end, with as many requests as it takes.
 func (f *flight) fetch(r *run) {
 	defer f.runs.Done()
-	err := again(f.ctx, func() (int64, error) { return f.leg(r) })
+	err := again(f.ctx, func() (int64, error) { return f.legs(r) })
 	f.log(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -122,6 +127,16 @@ func patienceWith(err error, underWay bool) (wait time.Duration, hope bool) {
 	return 0, !final(err)
 }
 
+// legs is leg, and the one after it where it was turned.
+func (f *flight) legs(r *run) (int64, error) {
+	got, err := f.leg(r)
+	if errors.Is(err, errTurn) { // once in a flight
+		more, err := f.leg(r)
+		return got + more, err
+	}
+	return got, err
+}
+
 // leg makes one request for what is left of r, and returns how many bytes it brought.
 func (f *flight) leg(r *run) (got int64, err error) {
 	want := f.request(r)
@@ -129,8 +144,12 @@ func (f *flight) leg(r *run) (got int64, err error) {
 		return 0, nil
 	}
 	// The answer may outlive the flight: see hand.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(f.ctx))
+	ctx, turn := context.WithCancelCause(context.WithoutCancel(f.ctx))
+	cancel := func() { turn(nil) }
 	untie := context.AfterFunc(f.ctx, cancel)
+	defer f.turned(ctx, r, &err)
+	f.turnable(r, turn)
+	ctx = withWait(ctx, func(member string) bool { return f.waits(r, member) })
 	a, err := f.c.src.Open(ctx, f.who.ref, want)
 	if err != nil {
 		untie()
@@ -152,6 +171,22 @@ func (f *flight) leg(r *run) (got int64, err error) {
 		err = e
 	}
 	return got, err
+}
+
+// turnable says how the request that r makes now is given up for another way.
+func (f *flight) turnable(r *run, turn context.CancelCauseFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r.turn, r.via = turn, ""
+}
+
+// turned makes *err errTurn where that is why the request ended.
+func (f *flight) turned(ctx context.Context, r *run, err *error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.turn, r.answered = nil, r.answered && *err == nil; *err != nil && errors.Is(context.Cause(ctx), errTurn) {
+		*err = errTurn
+	}
 }
 
 // request is what is left of r; N is 0 where that is nothing.
@@ -194,6 +229,7 @@ func (f *flight) accept(r *run, a Answer) error {
 		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", f.who.ref, r.pos, a.Off, ErrUnavailable)
 	}
 	defer f.fire()
+	r.via, f.via = a.Via, a.Via
 	f.granted[f.who] = struct{}{}
 	f.size = max(f.size, a.Size)
 	if a.Off < r.pos {

@@ -98,6 +98,7 @@ type Answer struct {
 	AsOf  time.Time     // when the hub last said so; zero: just now. Age is not reset by passing through a chain
 	Stale bool          // older than its source would have liked
 	Body  io.ReadCloser // nil where none was wanted or had to be fetched
+	Via   string        // the member of the cluster that it came by; "": none
 }
 
 // Source is anything that content can be pulled from: a hub, a peer, or the router between them.

@@ -98,6 +98,10 @@ func (c *Cache) hailOnce(ctx context.Context, b *Blob, size int64, after *flight
 	if after != nil {
 		s.next = after.yield(s.pos)
 	}
+	if r.direct && s.next != nil && s.next.Via != "" {
+		_ = s.next.Close() // it may wait for the one who comes
+		s.next = nil
+	}
 	s.ctx, s.stop = context.WithCancel(c.doubts.tell(context.WithoutCancel(ctx), key))
 	s.riders[r] = &seat{from: r.off, moved: s.began}
 	c.streams[key] = append(c.streams[key], s)
@@ -149,6 +153,8 @@ func (s *stream) carry(r *rider, allowed bool) bool {
 	switch {
 	case s.err != nil || s.ctx.Err() != nil || r.off < s.base || s.end < r.end || s.over && r.off > s.pos:
 		return false
+	case r.direct && !DirectOf(s.ctx):
+		return false // what feeds it may wait for the one who comes
 	case r.off > s.pos+memoryWindow:
 		return false // too far ahead to wait for
 	}

@@ -48,7 +48,7 @@ func TestManualHasEveryKey(t *testing.T) {
 	text = strings.Replace(text, "hosts: {}", "hosts:", 1)
 	text = regexp.MustCompile(`/(run/secrets|etc/ssl)/`).ReplaceAllString(text, dir+"/")
 	certificate, key := pair(t)
-	for name, content := range map[string]string{"registry": "secret\n", "registry2": "secret\n", "config.json": "{}",
+	for name, content := range map[string]string{"registry": "secret\n", "registry2": "secret\n", "config.json": "{}", "cluster": strings.Repeat("secret", 6) + "\n",
 		"azure": "secret\n", "azure.pem": certificate + key, "corp.pem": certificate, "tidepool.pem": certificate, "tidepool.key": key} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)

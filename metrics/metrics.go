@@ -23,10 +23,19 @@ import (
 type Sources struct {
 	Cache     func() cache.Stats
 	Upstreams func() []Upstream
-	Dropped   func() uint64 // lines that the log has lost; nil: none
-	Saved     *Saved        // nil: nothing is counted
-	Warmed    func() Warmed // nil: nothing is fetched ahead
+	Dropped   func() uint64   // lines that the log has lost; nil: none
+	Saved     *Saved          // nil: nothing is counted
+	Warmed    func() Warmed   // nil: nothing is fetched ahead
+	Cluster   func() *Cluster // nil, or nil from it: there is none
 	Version   string
+}
+
+// Cluster is what a member knows of the others, and counts of what it asked them since start.
+type Cluster struct {
+	Members                 map[string]int // by state
+	Ring                    uint64         // the number of its view
+	Share                   float64        // of the ring, its own
+	Told, Silent, Held, Hub uint64
 }
 
 // Warmed counts images that were fetched ahead, by what came of them.

@@ -11,7 +11,7 @@ import (
 // rooms reads the counters of the cache and of the upstreams anew for each scrape.
 type rooms struct{ Sources }
 
-var tiers = []cache.Tier{cache.FromMemory, cache.FromDisk, cache.FromFlight, cache.FromUpstream}
+var tiers = []cache.Tier{cache.FromMemory, cache.FromDisk, cache.FromFlight, cache.FromPeer, cache.FromUpstream}
 
 var circuits = []string{"closed", "half-open", "open"}
 
@@ -38,6 +38,13 @@ var (
 
 	warmed   = describe("warm_images_total", "Images that were to be fetched ahead, by what came of it.", "outcome")
 	lastWarm = describe("warm_last_timestamp_seconds", "Unix time at which an image was last dealt with that was to be fetched ahead; 0: none was.")
+
+	members     = describe("cluster_members", "Members of the cluster that are alive, this one included, by state.", "state")
+	ringVersion = describe("cluster_ring_version", "The number of this member's view of the ring.")
+	ringShare   = describe("cluster_ring_share_ratio", "This member's share of the ring.")
+	questions   = describe("cluster_questions_total", "Questions to other members, by whether they were answered.", "outcome")
+	elsewhere   = describe("cluster_held_elsewhere_total", "Things that a member had which does not own them, or not yet.")
+	clusterHub  = describe("cluster_upstream_questions_total", "Questions that went to registries, of a member of a cluster.")
 
 	dropped = describe("log_dropped_total", "Log lines dropped because whoever reads the log did not take them.")
 
@@ -66,6 +73,9 @@ func (r rooms) Collect(out chan<- prometheus.Metric) {
 	to := sink(out)
 	to.store(r.Cache())
 	to.counter(dropped, r.lost())
+	if r.Cluster != nil {
+		to.cluster(r.Cluster())
+	}
 	if r.Warmed != nil {
 		to.warm(r.Warmed())
 	}
@@ -110,6 +120,21 @@ func (to sink) store(s cache.Stats) {
 	to.gauge(diskScanned, truth(s.Scanned))
 	to.gauge(pinned, float64(s.PinnedBytes))
 	to.gauge(memoryBytes, float64(s.MemoryBytes))
+}
+
+func (to sink) cluster(c *Cluster) {
+	if c == nil {
+		return
+	}
+	for state, n := range c.Members {
+		to.gauge(members, float64(n), state)
+	}
+	to.gauge(ringVersion, float64(c.Ring))
+	to.gauge(ringShare, c.Share)
+	to.counter(questions, c.Told, "told")
+	to.counter(questions, c.Silent, "silent")
+	to.counter(elsewhere, c.Held)
+	to.counter(clusterHub, c.Hub)
 }
 
 func (to sink) warm(w Warmed) {

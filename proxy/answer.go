@@ -71,6 +71,7 @@ var (
 		cache.FromMemory:   {"tidepool; hit; detail=memory"},
 		cache.FromDisk:     {"tidepool; hit; detail=disk"},
 		cache.FromFlight:   {"tidepool; fwd=uri-miss; collapsed; detail=flight"},
+		cache.FromPeer:     {"tidepool; fwd=uri-miss; detail=peer"},
 		cache.FromUpstream: {"tidepool; fwd=uri-miss; detail=upstream"},
 	}
 )

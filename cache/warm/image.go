@@ -248,7 +248,7 @@ func (i *image) blob(ctx context.Context, x cache.Part) error {
 		return err
 	case b.Size != x.Size:
 		return fmt.Errorf("%s has %d bytes, its manifest says %d", x.Ref, b.Size, x.Size)
-	case !i.w.Store.Holds(x.Digest):
+	case !i.w.Store.Holds(x.Digest) && (i.o.Owner != "" || i.w.Store.Keeps(x.Ref)): // else another member keeps it
 		return fmt.Errorf("%s was fetched and could not be kept: %w", x.Ref, cache.ErrNoRoom)
 	}
 	i.mu.Lock()

@@ -85,6 +85,7 @@ type Store interface {
 	Stat(ctx context.Context, ref cache.Ref) (cache.Found, error)
 	Holds(d cache.Digest) bool
 	Knows(ref cache.Ref) bool
+	Keeps(ref cache.Ref) bool
 	Pin(ctx context.Context, p cache.Pin) error
 	Unpin(owner string, ref cache.Ref) (bool, error)
 	Pins() []cache.Pin
@@ -119,6 +120,9 @@ const (
 func (w *Warmer) Run(ctx context.Context, o Order, tell func(Event)) Summary {
 	w.once.Do(func() { w.downs = semaphore.NewWeighted(downloads) })
 	ctx = cache.WithSpare(cache.WithUrgency(ctx, cache.Warming))
+	if o.Owner != "" {
+		ctx = cache.WithKeep(ctx)
+	}
 	r := &run{w: w, o: o, tell: tell, seen: map[cache.Ref]bool{}}
 	r.sum.Complete = true
 	var g errgroup.Group

@@ -34,6 +34,13 @@ func (b *bars) say(format string, args ...any) {
 	_, _ = io.WriteString(b.out, line)
 }
 
+// close shows what was said last.
+func (b *bars) close() {
+	if b.all != nil {
+		b.all.Wait()
+	}
+}
+
 // bar is one thing that is being done.
 type bar struct {
 	bars  *bars

@@ -59,6 +59,7 @@ func (p *progress) end() {
 	for _, m := range p.all {
 		m.bar.gone()
 	}
+	p.bars.close()
 }
 
 // line is how an image ended.

@@ -55,6 +55,7 @@ type running struct {
 	cool     context.CancelFunc // ends all that is fetched ahead
 	written  sync.WaitGroup     // what writes states down
 	write    context.CancelFunc // has them written for the last time
+	cluster  *clustering        // nil: there is none
 	secret   string             // of the watchdog, and of this process alone
 
 	answers sync.WaitGroup // under way at the door
@@ -96,8 +97,8 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	if r.hubs, err = dialUp(cfg, id, log, w); err != nil {
 		return usageError{err}
 	}
-	if r.store, err = cache.New(context.WithoutCancel(ctx), r.hubs, storeOptions(cfg, log, w)); err != nil {
-		return errors.Join(fmt.Errorf("the store in %s (--data): %w", cfg.Data, err), r.hubs.Close())
+	if err := r.openStore(context.WithoutCancel(ctx), w); err != nil {
+		return errors.Join(err, r.hubs.Close())
 	}
 	var books state
 	r.saved, books = openSaved(cfg, w.now, log)
@@ -105,7 +106,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	r.keep(ctx, books, limits(cfg, r.hubs, log))
 	ahead := r.warmUp(ctx)
 	numbers := metrics.New(metrics.Sources{
-		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Version: build().Version,
+		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Cluster: r.cluster.counted, Version: build().Version,
 	})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
 		Store: r.store, Names: names(cfg), Candidates: cfg.Candidates(), DeniedIsMissing: cfg.DeniedIsMissing, Memory: r.store, Stead: stead, ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
@@ -117,6 +118,25 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		Status: func() any { return r.status() }, Warmer: ahead,
 		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
+	return nil
+}
+
+// openStore opens the store over the registries, and where there is a cluster over its other members before those.
+func (r *running) openStore(ctx context.Context, w world) (err error) {
+	var source cache.Source = r.hubs
+	options := storeOptions(r.cfg, r.log, w)
+	if r.cfg.Cluster.On() {
+		if r.cluster, err = join(ctx, r.cfg, r.hubs, w, r.log); err != nil {
+			return err
+		}
+		source, options.Keep = r.cluster.router, r.cluster.router.Owns
+	}
+	if r.store, err = cache.New(ctx, source, options); err != nil {
+		return errors.Join(fmt.Errorf("the store in %s (--data): %w", r.cfg.Data, err), r.cluster.abandon())
+	}
+	if r.cluster != nil {
+		r.serveMembers(ctx)
+	}
 	return nil
 }
 
@@ -251,9 +271,11 @@ func (r *running) stop(ctx context.Context) error {
 	pause(ctx, time.Duration(r.cfg.ShutdownDelay))
 	drain, cancel := context.WithTimeout(ctx, time.Duration(r.cfg.Drain))
 	defer cancel()
+	r.cluster.drain()
 	if err := r.door.Shutdown(drain); err != nil {
 		r.log.Warn("answers cut off: they did not end in time (--drain)")
 	}
+	r.cluster.leave(drain)
 	err := r.close(ctx)
 	if err == nil {
 		r.log.Info("stopped in good order")
@@ -272,7 +294,7 @@ func (r *running) close(ctx context.Context) error {
 	r.answers.Wait() // their connections are gone: they end
 	short, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	err = errors.Join(err, r.admin.Shutdown(short), r.store.Close(), r.hubs.Close())
+	err = errors.Join(err, r.cluster.close(short), r.admin.Shutdown(short), r.store.Close(), r.hubs.Close())
 	r.servers.Wait()
 	r.write()
 	r.written.Wait()

@@ -22,6 +22,7 @@ type status struct {
 	Disk      tierStatus       `json:"disk"`
 	Memory    tierStatus       `json:"memory"`
 	Upstreams []upstreamStatus `json:"upstreams"`
+	Cluster   *clusterStatus   `json:"cluster,omitempty"`
 }
 
 // hits are the answers since the start, by where their content came from.
@@ -29,6 +30,7 @@ type hits struct {
 	Memory   uint64 `json:"memory"`
 	Disk     uint64 `json:"disk"`
 	Flight   uint64 `json:"flight"` // a download that was under way already
+	Peer     uint64 `json:"peer"`   // another member of the cluster
 	Upstream uint64 `json:"upstream"`
 }
 
@@ -108,9 +110,10 @@ func (r *running) status() status {
 		Schema: thisSchema, Build: build(), Now: now.UTC(), Started: r.began.at.UTC(),
 		Hits: hits{
 			Memory: store.Opened[cache.FromMemory], Disk: store.Opened[cache.FromDisk],
-			Flight: store.Opened[cache.FromFlight], Upstream: store.Opened[cache.FromUpstream],
+			Flight: store.Opened[cache.FromFlight], Peer: store.Opened[cache.FromPeer], Upstream: store.Opened[cache.FromUpstream],
 		},
-		Saved: saved(r.saved.Report()), Downloads: store.Flights,
+		Cluster: r.cluster.status(),
+		Saved:   saved(r.saved.Report()), Downloads: store.Flights,
 		Disk:      tierStatus{Used: store.DiskBytes, Budget: store.DiskBudget, Entries: &store.DiskEntries, Scanned: &store.Scanned, Pinned: &store.PinnedBytes, Error: trouble},
 		Memory:    tierStatus{Used: store.MemoryBytes, Budget: int64(r.cfg.Memory)},
 		Upstreams: []upstreamStatus{}, // an empty list, not null

@@ -25,14 +25,18 @@ func everything() status {
 	entries, scanned, pinned := 1234, true, int64(5<<30)
 	s := status{
 		Schema: 1, Build: admin.Build{Version: "1.2.3", Revision: "abc", Go: "go1"}, Now: now, Started: now.Add(-50 * time.Hour),
-		Hits: hits{Memory: 6000, Disk: 3000, Flight: 500, Upstream: 500},
+		Hits: hits{Memory: 6000, Disk: 3000, Flight: 500, Peer: 200, Upstream: 300},
 		Saved: savedStatus{
 			Start: metrics.Sum{Pulls: 10, Bytes: 20 << 20}, Last: metrics.Sum{Pulls: 300, Bytes: 7 << 30}, Ever: metrics.Sum{Pulls: 40_000, Bytes: 1 << 40},
 			Since: now.AddDate(0, -2, 0),
 		},
 		Downloads: 2,
-		Disk:      tierStatus{Used: 30 << 30, Budget: 40 << 30, Entries: &entries, Scanned: &scanned, Pinned: &pinned, Error: "read-only file system"},
-		Memory:    tierStatus{Used: 32 << 20, Budget: 64 << 20},
+		Cluster: &clusterStatus{Self: "a", Ring: 7, Asked: 1000, Silent: 3, Held: 20, Hub: 300, Members: []memberStatus{
+			{Name: "a", Addr: "10.0.0.1:7947", State: "ready", Zone: "north", Weight: 1, Share: 0.51, Version: "1.2.0"},
+			{Name: "b", Addr: "10.0.0.2:7947", State: "draining", Weight: 1, Share: 0.49, Version: "1.2.1"},
+		}},
+		Disk:   tierStatus{Used: 30 << 30, Budget: 40 << 30, Entries: &entries, Scanned: &scanned, Pinned: &pinned, Error: "read-only file system"},
+		Memory: tierStatus{Used: 32 << 20, Budget: 64 << 20},
 	}
 	for _, u := range []upstream.Stats{{
 		Registry: "docker.io", Requests: 4321, Failures: 5, LimitedPulls: 6, LimitedRequests: 7, Unasked: 8, Bytes: 3 << 30, Fetches: 2,

@@ -53,22 +53,27 @@ func (p page) head(cells ...string) {
 func screen(out io.Writer, s status, colour bool) error {
 	p := page{tabwriter.NewWriter(out, 0, 8, 2, ' ', 0), colour}
 	p.row(plainly, fmt.Sprintf("tidepool %s, up %s, %s under way", s.Version, lasting(s.Now.Sub(s.Started)), count(s.Downloads, "download")))
-	p.hits(s.Hits)
+	p.hits(s.Hits, s.Cluster != nil)
 	p.saved(s.Saved)
 	p.tiers(s)
 	p.upstreams(s)
 	p.limits(s)
+	p.cluster(s.Cluster)
 	return p.Flush()
 }
 
-func (p page) hits(h hits) {
-	all := h.Memory + h.Disk + h.Flight + h.Upstream
+const anotherMember = "another member"
+
+func (p page) hits(h hits, members bool) {
+	all := h.Memory + h.Disk + h.Flight + h.Peer + h.Upstream
 	p.head("ANSWERS FROM", "COUNT", "SHARE")
 	for _, of := range []struct {
 		tier string
 		n    uint64
-	}{{"memory", h.Memory}, {"disk", h.Disk}, {"a download under way", h.Flight}, {"upstream", h.Upstream}} {
-		p.row(plainly, of.tier, comma(of.n), percent(float64(of.n), float64(all)))
+	}{{"memory", h.Memory}, {"disk", h.Disk}, {"a download under way", h.Flight}, {anotherMember, h.Peer}, {"upstream", h.Upstream}} {
+		if of.tier != anotherMember || members {
+			p.row(plainly, of.tier, comma(of.n), percent(float64(of.n), float64(all)))
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ func (l *layers) check() {
 	l.checkAliases()
 	l.checkTags()
 	l.checkWarm()
+	l.checkCluster()
 }
 
 // known reports whether an upstream is configured, for all that could be read.

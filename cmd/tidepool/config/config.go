@@ -39,6 +39,7 @@ type Config struct {
 	Aliases         []Alias              `yaml:"aliases" doc:"repositories that are found under another name; the first match wins"`
 	Tags            []TagRule            `yaml:"tags" doc:"how tags age; the first match wins"`
 	Warm            []WarmRule           `yaml:"warm" doc:"images that are fetched before anybody asks for them"`
+	Cluster         Cluster              `yaml:"cluster"`
 	Missing         Duration             `yaml:"missing" doc:"how long an upstream is believed that it does not have a tag or a manifest"`
 	Hold            Duration             `yaml:"hold" doc:"how long a request for what is not held waits for the end of an upstream's limit, where that is so near; 0s: it is refused at once"`
 	Ranges          Ranges               `yaml:"ranges" doc:"whether a range of what is still arriving goes out as it came, or waits until the digest is proven"`
@@ -146,6 +147,7 @@ func Default() Config {
 		Drain:           Duration(30 * time.Second),
 		Log:             Log{Level: "info", Format: "console"},
 		Tags:            []TagRule{{Match: "**", Fresh: Freshness(defaultFresh)}},
+		Cluster:         Cluster{Bind: Off},
 		Missing:         Duration(30 * time.Second),
 		Hold:            Duration(10 * time.Second),
 		Ranges:          "arrived",

@@ -95,8 +95,8 @@ func TestPrecedence(t *testing.T) {
 			expect(yaml, c.given, "--"+c.flag)
 		})
 	}
-	if n := len(config.Settings); n != 16 {
-		t.Errorf("there are %d settings: the table above has 16", n)
+	if n := len(config.Settings); n != 21 {
+		t.Errorf("there are %d settings: the table above has 16, that of the cluster 5", n)
 	}
 }
 

@@ -33,6 +33,11 @@ var Settings = []Setting{
 	{"client-ca", "door.client_ca", "FILE"},
 	{"log-level", "log.level", "LEVEL"},
 	{"log-format", "log.format", "FORMAT"},
+	{"cluster-bind", "cluster.bind", "ADDR"},
+	{"cluster-advertise", "cluster.advertise", "ADDR"},
+	{"cluster-secret-file", "cluster.secret_file", "FILE"},
+	{"join", "cluster.join", "ADDR"},
+	{"peer-listen", "cluster.peer_listen", "ADDR"},
 }
 
 // Variable is the environment's name for s: TIDEPOOL_LOG_LEVEL.
@@ -48,11 +53,14 @@ func (o Origin) means(key string) bool {
 }
 
 // Repeated reports whether s may be said several times.
-func (s Setting) Repeated() bool { return strings.Contains(s.Key, "NAME") }
+func (s Setting) Repeated() bool { return s.named() || s.Key == "cluster.join" }
+
+// named reports whether s's values are NAME=…
+func (s Setting) named() bool { return strings.Contains(s.Key, "NAME") }
 
 // Usage is the help's text for s.
 func (s Setting) Usage() string {
-	if s.Repeated() {
+	if s.named() {
 		return "pull NAME from URL, as docker.io=https://mirror.corp; repeat it for more"
 	}
 	text := docs(reflect.TypeFor[Config](), s.Key)
@@ -97,11 +105,19 @@ func (l *layers) readFlags(given map[string][]string) {
 
 // say lays values, said at one place, over what s was before.
 func (l *layers) say(s Setting, values []string, at Origin) {
-	if s.Repeated() {
+	if s.named() {
 		l.sayUpstreams(values, at)
 		return
 	}
 	v, _ := lookup(reflect.ValueOf(&l.Config).Elem(), s.Key)
+	if list, ok := v.Addr().Interface().(*Joins); ok {
+		*list = nil
+		for _, text := range values {
+			list.add(text)
+		}
+		l.originate(s.Key, at)
+		return
+	}
 	for _, text := range values {
 		if err := set(v, text); err != nil {
 			l.fault(at, "%v", err)

@@ -1,0 +1,562 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/proxy/origintest"
+)
+
+// world is the registries behind a cluster: it has what it was given, and counts what it sends.
+type world struct {
+	mu    sync.Mutex
+	blobs map[cache.Digest][]byte
+	tags  map[string]cache.Digest
+	gets  map[string]int // by ref
+	heads map[string]int
+	slow  time.Duration // until its first byte
+	pace  time.Duration // of each 64 KiB
+	down  bool
+}
+
+func newWorld() *world {
+	return &world{blobs: map[cache.Digest][]byte{}, tags: map[string]cache.Digest{}, gets: map[string]int{}, heads: map[string]int{}}
+}
+
+func (w *world) blob(n int, seed uint64) cache.Ref {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = r.Read(b)
+	return w.put(cache.KindBlob, fmt.Sprintf("library/app%d", seed%7), b)
+}
+
+func (w *world) put(kind cache.Kind, repo string, b []byte) cache.Ref {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := cache.Sum(b)
+	w.blobs[d] = b
+	return cache.Ref{Registry: "docker.io", Repo: repo, Kind: kind, Digest: d}
+}
+
+func (w *world) image(repo, tag string, layers ...cache.Ref) cache.Ref {
+	list := ""
+	for i, l := range layers {
+		if i > 0 {
+			list += ","
+		}
+		list += fmt.Sprintf(`{"mediaType":"application/octet-stream","digest":%q,"size":%d}`, l.Digest, len(w.blobs[l.Digest]))
+	}
+	ref := w.put(cache.KindManifest, repo, fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[%s],"annotations":{"n":%q}}`, list, repo+tag))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tags[repo+":"+tag] = ref.Digest
+	return cache.Ref{Registry: "docker.io", Repo: repo, Kind: cache.KindManifest, Tag: tag}
+}
+
+func (w *world) find(ref cache.Ref, count map[string]int) (cache.Answer, []byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	count[ref.String()]++
+	d := ref.Digest
+	if ref.Tag != "" {
+		d = w.tags[ref.Repo+":"+ref.Tag]
+	}
+	b, ok := w.blobs[d]
+	switch {
+	case w.down:
+		return cache.Answer{}, nil, fmt.Errorf("%s: %w", ref, cache.ErrUnavailable)
+	case !ok:
+		return cache.Answer{}, nil, fmt.Errorf("%s: %w", ref, cache.ErrNotFound)
+	}
+	a := cache.Answer{Desc: cache.Desc{Digest: d, Size: int64(len(b))}}
+	if ref.Kind == cache.KindManifest {
+		a.MediaType = "application/vnd.oci.image.manifest.v1+json"
+	}
+	return a, b, nil
+}
+
+func (w *world) Resolve(ctx context.Context, ref cache.Ref, want cache.Want) (cache.Answer, error) {
+	if !pause(ctx, w.slow) {
+		return cache.Answer{}, ctx.Err()
+	}
+	a, _, err := w.find(ref, w.heads)
+	if err == nil && a.Digest == want.Known {
+		err = cache.ErrUnchanged
+	}
+	return a, err
+}
+
+func (w *world) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cache.Answer, error) {
+	a, b, err := w.find(ref, w.gets)
+	if !pause(ctx, w.slow) {
+		return cache.Answer{}, ctx.Err()
+	}
+	if err != nil {
+		return a, err
+	}
+	end := len(b)
+	if want.N >= 0 {
+		end = min(end, int(want.Off+want.N))
+	}
+	a.Off = want.Off
+	a.Body = io.NopCloser(&paced_{ctx, bytes.NewReader(b[want.Off:end]), w.pace})
+	return a, nil
+}
+
+type paced_ struct {
+	ctx  context.Context
+	r    io.Reader
+	pace time.Duration
+}
+
+func (p *paced_) Read(b []byte) (int, error) {
+	if !pause(p.ctx, p.pace) {
+		return 0, p.ctx.Err()
+	}
+	return p.r.Read(b[:min(len(b), 64<<10)])
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// most is the most often that anything was asked for.
+func most(m map[string]int) (n int, what string) {
+	for k, v := range m {
+		if v > n {
+			n, what = v, k
+		}
+	}
+	return n, what
+}
+
+func (w *world) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.gets)
+	clear(w.heads)
+}
+
+// node is one member, with a store of its own.
+type node struct {
+	Member
+	t      *testing.T
+	store  *cache.Cache
+	router *Router
+	server *http.Server
+	line   net.Listener
+	view   atomic.Pointer[View]
+}
+
+// town is a cluster in one process, whose members are told who there is.
+type town struct {
+	t       *testing.T
+	net     *origintest.Net
+	world   *world
+	nodes   []*node
+	secrets [][]byte
+}
+
+func newTown(t *testing.T, w *world, n int) *town {
+	c := &town{t: t, net: new(origintest.Net), world: w, secrets: [][]byte{[]byte("a secret of sixteen bytes and more")}}
+	for range n {
+		c.add()
+	}
+	c.agree()
+	return c
+}
+
+func (c *town) add() *node {
+	c.t.Helper()
+	n := &node{t: c.t, Member: Member{Name: fmt.Sprintf("m%d", len(c.nodes)), Addr: fmt.Sprintf("10.0.0.%d:7947", len(c.nodes)+1), Weight: 1, State: Ready}}
+	id, err := Identify(n.Name, c.secrets)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext}, Next: c.world}
+	dir, err := os.MkdirTemp("/dev/shm", "tidepool-cluster-")
+	if err != nil {
+		dir = c.t.TempDir()
+	}
+	c.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	n.store, err = cache.New(c.t.Context(), n.router, cache.Options{Dir: dir, Disk: 1 << 30, ScrubRate: -1, Keep: n.router.Owns, Absence: -1})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n.server = (&Peer{Store: n.store, Identity: id}).Server()
+	if n.line, err = c.net.Listen(n.Addr); err != nil {
+		c.t.Fatal(err)
+	}
+	go func() { _ = n.server.ServeTLS(n.line, "", "") }()
+	c.t.Cleanup(n.close)
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+func (n *node) close() {
+	_ = n.server.Close()
+	_ = n.router.Remotes.Close()
+	if err := n.store.Close(); err != nil {
+		n.t.Error(err)
+	}
+}
+
+// agree tells all members of all.
+func (c *town) agree() {
+	all := map[string]Member{}
+	for _, n := range c.nodes {
+		all[n.Name] = n.Member
+	}
+	for _, n := range c.nodes {
+		n.sees(all)
+	}
+}
+
+func (n *node) sees(all map[string]Member) {
+	n.view.Store(&View{Self: n.Name, Ring: NewRing(slices.Collect(maps.Values(all))), Members: all})
+}
+
+// pull reads all of a thing through a member, and compares.
+func (n *node) pull(ctx context.Context, w *world, ref cache.Ref) error {
+	b, err := n.store.Open(ctx, ref, cache.Whole)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", n.Name, ref, err)
+	}
+	defer b.Close()
+	var got bytes.Buffer
+	if err := b.SendRange(ctx, &got, 0, -1); err != nil {
+		return fmt.Errorf("%s: %s: %w", n.Name, ref, err)
+	}
+	w.mu.Lock()
+	d := ref.Digest
+	if ref.Tag != "" {
+		d = w.tags[ref.Repo+":"+ref.Tag]
+	}
+	want := w.blobs[d]
+	w.mu.Unlock()
+	if !bytes.Equal(got.Bytes(), want) {
+		return fmt.Errorf("%s: %s: %d other bytes", n.Name, ref, got.Len())
+	}
+	return nil
+}
+
+// pullAll has every one of some members pull everything at once.
+func (c *town) pullAll(nodes []*node, refs []cache.Ref) {
+	c.t.Helper()
+	var all sync.WaitGroup
+	errs := make(chan error, len(nodes)*len(refs))
+	for _, n := range nodes {
+		for _, i := range rand.New(rand.NewPCG(1, uint64(len(n.Name)))).Perm(len(refs)) {
+			all.Go(func() { errs <- n.pull(c.t.Context(), c.world, refs[i]) })
+		}
+	}
+	all.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+// corpus is some images, and all that belongs to them.
+func (w *world) corpus(images, layers, size int) (refs []cache.Ref) {
+	for i := range images {
+		repo := fmt.Sprintf("library/image%d", i)
+		var blobs []cache.Ref
+		for l := range layers {
+			b := w.blob(size, uint64(1000+i*layers+l))
+			b.Repo = repo
+			blobs = append(blobs, b)
+		}
+		refs = append(append(refs, w.image(repo, "1", blobs...)), blobs...)
+	}
+	return refs
+}
+
+func inBubble(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
+// TestEachByteOnce: however many members there are, and all of them asked for everything, each thing is fetched once and
+// kept about once.
+func TestEachByteOnce(t *testing.T) {
+	for _, n := range []int{1, 3, 5, 10} {
+		inBubble(t, fmt.Sprint(n), func(t *testing.T) {
+			w := newWorld()
+			refs := w.corpus(8, 3, 200<<10)
+			c := newTown(t, w, n)
+			for range 2 { // cold, warm
+				c.pullAll(c.nodes, refs)
+			}
+			if n, what := most(w.gets); n != 1 || len(w.gets) != len(refs) {
+				t.Errorf("%s was fetched %d times; %d things of %d", what, n, len(w.gets), len(refs))
+			}
+			time.Sleep(2 * time.Minute)
+			var held, distinct int64
+			for _, b := range w.blobs {
+				distinct += int64(len(b))
+			}
+			for _, n := range c.nodes {
+				held += n.store.Stats().DiskBytes
+			}
+			if ratio := float64(held) / float64(distinct); ratio < 1 || ratio > 1.01 {
+				t.Errorf("%.2f times what there is is kept", ratio)
+			}
+			time.Sleep(6 * time.Minute) // the tags are not fresh any more
+			w.forget()
+			for range 2 {
+				c.pullAll(c.nodes, refs)
+			}
+			if n, what := most(w.heads); n != 1 || len(w.heads) != 8 || len(w.gets) != 0 {
+				t.Errorf("aged: %s was asked for %d times; %d tags of 8; %v fetched", what, n, len(w.heads), w.gets)
+			}
+			w.mu.Lock()
+			w.down = true
+			w.mu.Unlock()
+			time.Sleep(6 * time.Minute)
+			c.pullAll(c.nodes, refs)
+		})
+	}
+}
+
+// TestSlowRegistry: a registry that thinks for long is no dead member: nobody else asks it.
+func TestSlowRegistry(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		w.slow, w.pace = 20*time.Second, 10*time.Millisecond
+		refs := w.corpus(4, 2, 500<<10)
+		c := newTown(t, w, 5)
+		c.pullAll(c.nodes, refs)
+		if n, what := most(w.gets); n != 1 {
+			t.Errorf("%s was fetched %d times", what, n)
+		}
+	})
+}
+
+// TestDeadMembers: who asks a member that is gone, or that has stopped, is served all the same, and soon.
+func TestDeadMembers(t *testing.T) {
+	for name, kill := range map[string]func(c *town, n *node){
+		"gone":    func(_ *town, n *node) { _ = n.server.Close() },
+		"stopped": func(c *town, n *node) { _ = n.server.Close(); _, _ = c.net.Listen(n.Addr) }, // connections are taken, and nothing is said
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			w := newWorld()
+			refs := w.corpus(10, 3, 100<<10)
+			c := newTown(t, w, 3)
+			dead := c.nodes[2]
+			kill(c, dead)
+			began := time.Now()
+			c.pullAll(c.nodes[:2], refs)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if n, what := most(w.gets); n > 2 { // by the next one, and by it again if it was waiting itself when the other asked
+				t.Errorf("%s was fetched %d times", what, n)
+			}
+		})
+	}
+}
+
+// TestJoin: a new member has what it owns now from those who owned it before, and not from the registry.
+func TestJoin(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		refs := w.corpus(10, 3, 100<<10)
+		c := newTown(t, w, 3)
+		c.pullAll(c.nodes, refs)
+		time.Sleep(time.Minute)
+		w.forget()
+		c.add()
+		c.agree()
+		c.pullAll(c.nodes, refs)
+		for what := range w.gets {
+			t.Errorf("%s was fetched again", what)
+		}
+	})
+}
+
+// TestDisagreement: members that see different rings cannot wait for each other for ever, and cost little more.
+func TestDisagreement(t *testing.T) {
+	for seed := range uint64(20) {
+		inBubble(t, fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld()
+			w.slow, w.pace = time.Second, 20*time.Millisecond
+			refs := w.corpus(4, 2, 1<<20)
+			c := newTown(t, w, 4)
+			r := rand.New(rand.NewPCG(seed, 0))
+			for _, n := range c.nodes { // each sees itself and some of the others
+				all := map[string]Member{n.Name: n.Member}
+				for _, o := range c.nodes {
+					if r.IntN(2) == 0 {
+						all[o.Name] = o.Member
+					}
+				}
+				n.sees(all)
+			}
+			began := time.Now()
+			c.pullAll(c.nodes, refs)
+			if took := time.Since(began); took > 30*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if n, what := most(w.gets); n > 4 {
+				t.Errorf("%s was fetched %d times by 4 members", what, n)
+			}
+		})
+	}
+	inBubble(t, "two, each of the other", func(t *testing.T) {
+		w := newWorld()
+		w.slow, w.pace = time.Second, 20*time.Millisecond
+		ref := w.blob(2<<20, 5)
+		tag := w.image("library/x", "1", ref)
+		c := newTown(t, w, 2)
+		for i, n := range c.nodes { // each thinks that the other owns all
+			other := c.nodes[1-i].Member
+			self := n.Member
+			self.State = Draining
+			n.sees(map[string]Member{self.Name: self, other.Name: other})
+		}
+		began := time.Now()
+		c.pullAll(c.nodes, []cache.Ref{ref, tag})
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if n, what := most(w.gets); n > 2 {
+			t.Errorf("%s was fetched %d times", what, n)
+		}
+	})
+}
+
+// TestLyingMember: bytes of a member that are not what their name says reach no client.
+func TestLyingMember(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		refs := w.corpus(6, 3, 300<<10)
+		c := newTown(t, w, 3)
+		liar := c.nodes[0]
+		liar.server.Handler = lying{liar.server.Handler}
+		for _, n := range c.nodes[1:] {
+			for _, ref := range refs {
+				err := n.pull(t.Context(), w, ref)
+				if errors.Is(err, cache.ErrCorrupt) { // it was cut off in the middle, and asks again
+					err = n.pull(t.Context(), w, ref)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if n, what := most(w.gets); n > 3 {
+			t.Errorf("%s was fetched %d times", what, n)
+		}
+	})
+}
+
+// lying turns bytes of bodies over.
+type lying struct{ http.Handler }
+
+func (l lying) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	l.Handler.ServeHTTP(&flipping{ResponseWriter: w}, r)
+}
+
+type flipping struct {
+	http.ResponseWriter
+	n int
+}
+
+func (f *flipping) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
+func (f *flipping) Write(p []byte) (int, error) {
+	p = bytes.Clone(p)
+	if f.n == 0 && len(p) > 7 {
+		p[7] ^= 1
+	}
+	f.n += len(p)
+	return f.ResponseWriter.Write(p)
+}
+
+// TestErrors: what a registry says to the owner, every member says.
+func TestErrors(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		c := newTown(t, w, 3)
+		missing := cache.Ref{Registry: "docker.io", Repo: "library/none", Kind: cache.KindManifest, Tag: "1"}
+		for _, n := range c.nodes {
+			if err := n.pull(t.Context(), w, missing); !errors.Is(err, cache.ErrNotFound) {
+				t.Errorf("%s: %v", n.Name, err)
+			}
+		}
+		w.down = true
+		missing.Tag = "2"
+		for _, n := range c.nodes {
+			if err := n.pull(t.Context(), w, missing); !errors.Is(err, cache.ErrUnavailable) || errors.Is(err, cache.ErrNotFound) {
+				t.Errorf("%s: %v", n.Name, err)
+			}
+		}
+	})
+}
+
+// TestPinnedHere: what one member pins it has, whoever owns it, though all others and the registry be gone.
+func TestPinnedHere(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		refs := w.corpus(3, 3, 200<<10)
+		c := newTown(t, w, 5)
+		c.pullAll(c.nodes, refs)
+		n := c.nodes[0]
+		ahead := cache.WithKeep(cache.WithUrgency(t.Context(), cache.Warming))
+		for i := 0; i < len(refs); i += 4 { // an image and its layers
+			b, err := n.store.Open(ahead, refs[i], cache.Whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := cache.Pin{Ref: refs[i], Owner: "test", Parts: []cache.Part{{Ref: refs[i], Desc: b.Desc, AsOf: b.AsOf}, {Ref: refs[i].At(b.Digest), Desc: b.Desc}}}
+			_ = b.Close()
+			for _, ref := range refs[i+1 : i+4] {
+				l, err := n.store.Open(ahead, ref, cache.Whole)
+				if err == nil {
+					err = errors.Join(l.Prove(ahead), l.Close())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.Parts = append(p.Parts, cache.Part{Ref: ref, Desc: l.Desc})
+			}
+			if err := n.store.Pin(t.Context(), p); err != nil {
+				t.Error(err)
+			}
+		}
+		w.down = true
+		for _, other := range c.nodes[1:] {
+			_ = other.server.Close()
+		}
+		time.Sleep(time.Hour)
+		c.pullAll(c.nodes[:1], refs)
+	})
+}

@@ -1,0 +1,205 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"sync"
+	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// errMember is the fault of a member: it cannot be reached, is silent, or says what no member says. It is no answer, and
+// another member is asked.
+var errMember = errors.New("a member that does not answer")
+
+const (
+	dialTime = time.Second
+	// quiet is how long a member may send nothing of a body. The hub's own time-out is the same, and comes first.
+	quiet = 20 * time.Second
+	// mostIdle connections to a member are kept for the next question.
+	mostIdle = 64
+)
+
+// Remotes are the ways to other members. The zero value is not ready.
+type Remotes struct {
+	Identity *Identity
+	Dial     func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the network
+
+	mu  sync.Mutex
+	all map[string]*remote // by name
+}
+
+// to is the way to a member, as it is known now.
+func (r *Remotes) to(m Member) *remote {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if x := r.all[m.Name]; x != nil && x.member.Addr == m.Addr {
+		return x
+	}
+	if old := r.all[m.Name]; old != nil {
+		old.transport.CloseIdleConnections()
+	}
+	if r.all == nil {
+		r.all = map[string]*remote{}
+	}
+	x := r.make(m)
+	r.all[m.Name] = x
+	return x
+}
+
+func (r *Remotes) make(m Member) *remote {
+	dial := r.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: dialTime}).DialContext
+	}
+	x := &remote{member: m}
+	x.transport = &http.Transport{
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, 2*dialTime)
+			defer cancel()
+			c, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			secure := tls.Client(c, r.Identity.Client(m.Name))
+			if err := secure.HandshakeContext(ctx); err != nil {
+				return nil, errors.Join(err, c.Close())
+			}
+			return secure, nil
+		},
+		MaxIdleConnsPerHost: mostIdle, IdleConnTimeout: idleTime / 2, DisableCompression: true,
+		MaxResponseHeaderBytes: mostHead, WriteBufferSize: 4 << 10, ReadBufferSize: 64 << 10,
+	}
+	x.client = &http.Client{Transport: x.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return x
+}
+
+// keep closes what leads to members that are gone.
+func (r *Remotes) keep(members map[string]Member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, x := range r.all {
+		if m, ok := members[name]; !ok || m.Addr != x.member.Addr {
+			x.transport.CloseIdleConnections()
+			delete(r.all, name)
+		}
+	}
+}
+
+// Close closes what is open and unused.
+func (r *Remotes) Close() error {
+	r.keep(nil)
+	return nil
+}
+
+// remote asks one member.
+type remote struct {
+	member    Member
+	transport *http.Transport
+	client    *http.Client
+	temper    temper
+}
+
+// ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
+// registry. An error that is no errMember is the member's answer.
+func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
+	if !x.temper.asked(time.Now()) {
+		return cache.Answer{}, fmt.Errorf("%w: %s did not a moment ago", errMember, x.member.Name)
+	}
+	began := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	impatience := time.AfterFunc(x.temper.patience(), func() { cancel(errSilent) })
+	sign := sync.OnceFunc(func() {
+		if impatience.Stop() {
+			x.temper.answered(time.Since(began))
+		}
+	})
+	a, err := x.exchange(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(int, textproto.MIMEHeader) error { sign(); return nil },
+	}), q, cancel)
+	impatience.Stop()
+	switch {
+	case err == nil || !errors.Is(err, errMember):
+		sign()
+	case context.Cause(ctx) != nil && !errors.Is(context.Cause(ctx), errSilent):
+		err = context.Cause(ctx) // who asked is gone, which says nothing of the member
+	default:
+		x.temper.failed(time.Now())
+	}
+	if err != nil {
+		cancel(nil)
+	}
+	return a, err
+}
+
+// errSilent says that a member shows no sign.
+var errSilent = errors.New("no sign within its time")
+
+// exchange is one question and its answer. A body ends cancel's context when it is closed.
+func (x *remote) exchange(ctx context.Context, q question, cancel context.CancelCauseFunc) (cache.Answer, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+x.member.Addr+q.path(), nil)
+	if err != nil {
+		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
+	}
+	res, err := x.client.Do(req)
+	if err != nil {
+		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
+	}
+	a, err := readHead(res.Header)
+	if err != nil {
+		_ = res.Body.Close()
+		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
+	}
+	a.Via = x.member.Name
+	if res.StatusCode != http.StatusOK {
+		b, err := io.ReadAll(io.LimitReader(res.Body, mostError))
+		if err = errors.Join(err, res.Body.Close()); err != nil {
+			return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
+		}
+		return a, readFailure(b)
+	}
+	if q.resolve && res.ContentLength == 0 {
+		cancel(nil)
+		return a, res.Body.Close()
+	}
+	a.Body = newBody(res.Body, cancel)
+	return a, nil
+}
+
+// body is what a member sends.
+type body struct {
+	io.ReadCloser
+	alarm  *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc) *body {
+	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel}
+}
+
+// Read reads, and does not wait for ever.
+func (b *body) Read(p []byte) (int, error) {
+	b.alarm.Reset(quiet)
+	n, err := b.ReadCloser.Read(p)
+	b.alarm.Stop()
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w: %w", errMember, err, cache.ErrUnavailable)
+	}
+	return n, err
+}
+
+// Close ends it.
+func (b *body) Close() error {
+	b.alarm.Stop()
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}

@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+)
+
+// temper is what is known of how a member answers, and so how long it is waited for.
+type temper struct {
+	mu    sync.Mutex
+	usual time.Duration // until its first sign, smoothed; 0: not known
+	fails int           // in a row
+	until time.Time     // it is not asked before
+}
+
+const (
+	// A member is given firstPatience until it is known, later eight times what it usually takes, but no less than
+	// leastPatience: a garbage collection or a busy processor is no death. It is passed over by all askers alike, for each
+	// of them learns the same.
+	firstPatience = time.Second
+	leastPatience = 250 * time.Millisecond
+	mostPatience  = 3 * time.Second
+	// After a failure it is left alone, for longer each time, until gossip knows more.
+	firstRest, longRest = 500 * time.Millisecond, 8 * time.Second
+)
+
+// asked reports whether the member may be asked now.
+func (t *temper) asked(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !now.Before(t.until)
+}
+
+// patience is how long its first sign is waited for.
+func (t *temper) patience() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.usual == 0 {
+		return firstPatience
+	}
+	return min(mostPatience, max(leastPatience, 8*t.usual))
+}
+
+// answered notes a sign of life.
+func (t *temper) answered(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fails, t.until = 0, (time.Time{}); t.usual == 0 {
+		t.usual = max(took, time.Microsecond)
+		return
+	}
+	t.usual += (took - t.usual) / 8
+}
+
+// failed notes that there was none.
+func (t *temper) failed(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.until = now.Add(min(longRest, firstRest<<min(t.fails, 6)))
+	t.fails++
+}

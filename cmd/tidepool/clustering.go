@@ -1,0 +1,184 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/cluster"
+	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
+	"github.com/tidepool-oci/tidepool/proxy"
+)
+
+// clustering is this process among the members of a cluster.
+type clustering struct {
+	members *cluster.Members
+	router  *cluster.Router
+	who     *cluster.Identity
+	line    net.Listener // where the other members fetch
+	server  *http.Server
+	secrets [][]byte
+	log     *zap.Logger
+	end     context.CancelFunc // of what runs in the background
+	running sync.WaitGroup
+}
+
+// nameFile, in the data directory, is this member's name where none is configured: what is kept there is found by it.
+const nameFile = "member"
+
+// join makes this process a member, which says that it is ready only later. The source is what the store fetches by.
+func join(ctx context.Context, cfg config.Config, next cache.Source, w world, log *zap.Logger) (*clustering, error) {
+	log = log.Named("cluster")
+	c := &clustering{log: log}
+	name, err := memberName(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.secrets, err = cluster.ReadSecrets(cfg.Cluster.SecretFile); err != nil {
+		return nil, usageError{fmt.Errorf("cluster.secret_file: %w", err)}
+	}
+	if c.who, err = cluster.Identify(name, c.secrets); err != nil {
+		return nil, err
+	}
+	at := cmp.Or(string(cfg.Cluster.PeerListen), beside(string(cfg.Cluster.Bind)))
+	if c.line, err = listenFor(ctx, w, at); err != nil {
+		return nil, fmt.Errorf("cannot listen for other members on %s (--peer-listen): %w", at, err)
+	}
+	c.members, err = cluster.Join(ctx, cluster.Options{
+		Name: name, Bind: string(cfg.Cluster.Bind), Advertise: cfg.Cluster.Advertise, Secrets: c.secrets, Join: cfg.Cluster.Join,
+		PeerAddr: c.line.Addr().String(), Zone: cfg.Cluster.Zone, Weight: cfg.Cluster.Weight, Version: build().Version, Log: log,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
+	}
+	c.router = &cluster.Router{View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who}, Next: next, Log: log, Alone: cfg.AsksCallers}
+	return c, nil
+}
+
+func listenFor(ctx context.Context, w world, addr string) (net.Listener, error) {
+	if w.listen != nil {
+		return w.listen("tcp", addr)
+	}
+	return proxy.Listen(ctx, "tcp", addr)
+}
+
+// beside is a free port at the host of an address.
+func beside(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return net.JoinHostPort(host, "0")
+}
+
+// memberName is this member's name: as configured, as it was the last time, or a new one.
+func memberName(cfg config.Config) (string, error) {
+	if cfg.Cluster.Name != "" {
+		return cfg.Cluster.Name, nil
+	}
+	path := filepath.Join(cfg.Data, nameFile)
+	if b, err := os.ReadFile(path); err == nil {
+		if name := strings.TrimSpace(string(b)); cluster.CheckName(name) == nil {
+			return name, nil
+		}
+	}
+	host, _ := os.Hostname()
+	name := strings.ToLower(rand.Text()[:8])
+	if cluster.CheckName(host+"-"+name) == nil {
+		name = host + "-" + name
+	}
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return "", err
+	}
+	// A data directory that takes no writes has another name the next time, and finds less of what it holds.
+	_ = os.WriteFile(path, []byte(name+"\n"), 0o600)
+	return name, nil
+}
+
+// serveMembers answers the other members from a store, says that it is ready once the store knows what it holds, and follows
+// the secrets, until ctx ends.
+func (r *running) serveMembers(ctx context.Context) {
+	c := r.cluster
+	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Log: c.log}).Server()
+	r.servers.Go(func() {
+		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			r.broken <- fmt.Errorf("the server for members at %s: %w", c.line.Addr(), err)
+		}
+	})
+	ctx, c.end = context.WithCancel(ctx)
+	c.running.Go(func() {
+		c.whenScanned(ctx, r.store)
+		cluster.FollowSecrets(ctx, r.cfg.Cluster.SecretFile, c.secrets, c.complain, c.members.Follow, c.who.Follow)
+	})
+}
+
+// whenScanned has the other members know that this one is ready.
+func (c *clustering) whenScanned(ctx context.Context, store *cache.Cache) {
+	const often = 50 * time.Millisecond
+	for tick := time.NewTicker(often); ; {
+		if store.Stats().Scanned {
+			tick.Stop()
+			c.members.SetState(cluster.Ready)
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
+
+// complain says that new secrets could not be taken: those of before count.
+func (c *clustering) complain(err error) {
+	c.log.Warn("the secrets could not be read anew: those of before count", zap.Error(err))
+}
+
+// drain takes this member off the ring, so that the others ask it for nothing new.
+func (c *clustering) drain() {
+	if c != nil {
+		c.members.SetState(cluster.Draining)
+	}
+}
+
+// leave tells the others that it is gone.
+func (c *clustering) leave(ctx context.Context) {
+	if c == nil {
+		return
+	}
+	if err := c.members.Leave(ctx); err != nil {
+		c.log.Warn("the other members will find out by themselves that this one is gone", zap.Error(err))
+	}
+}
+
+// close ends what is left of it.
+func (c *clustering) close(ctx context.Context) error {
+	if c == nil {
+		return nil
+	}
+	c.end()
+	c.running.Wait()
+	err := c.server.Shutdown(ctx)
+	if err != nil {
+		err = c.server.Close() // what a member is being sent, it has from elsewhere
+	}
+	return errors.Join(err, c.members.Close(), c.router.Remotes.Close())
+}
+
+// abandon ends what has not begun to serve.
+func (c *clustering) abandon() error {
+	if c == nil {
+		return nil
+	}
+	return errors.Join(c.line.Close(), c.members.Close())
+}

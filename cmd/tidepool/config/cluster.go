@@ -1,0 +1,68 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/tidepool-oci/tidepool/cluster"
+)
+
+// Cluster says with whom this tidepool shares its cache.
+type Cluster struct {
+	Bind       Address `yaml:"bind" doc:"where members gossip, by UDP and TCP: host:port; off: there is no cluster"`
+	Advertise  string  `yaml:"advertise" doc:"where the other members reach bind: an address, or address:port; without it, bind itself or this host's private address"`
+	SecretFile string  `yaml:"secret_file" doc:"file of the cluster's secrets, one a line, at least 16 bytes each; the first sends, all are believed; read anew when it changes"`
+	Join       Joins   `yaml:"join" doc:"members to begin with: addresses, or names that resolve to one or several; with a port, or by bind's"`
+	PeerListen Address `yaml:"peer_listen" doc:"where members fetch from this one: host:port; without it, bind's host and a free port"`
+	Name       string  `yaml:"name" doc:"this member's name, unique in the cluster; without it, one that is kept in the data directory"`
+	Zone       string  `yaml:"zone" doc:"what fails together with this member"`
+	Weight     int     `yaml:"weight" doc:"how much this member owns, beside one of weight 1"`
+}
+
+// On reports whether there is a cluster.
+func (c Cluster) On() bool { return c.Bind != "" && c.Bind != Off }
+
+// Joins are addresses, as a list or with commas between them.
+type Joins []string
+
+// add takes what one flag or variable says.
+func (j *Joins) add(text string) {
+	for _, s := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' }) {
+		*j = append(*j, s)
+	}
+}
+
+func (l *layers) checkCluster() {
+	c := l.Cluster
+	if !c.On() {
+		for key, said := range map[string]bool{"join": len(c.Join) > 0, "secret_file": c.SecretFile != "", "peer_listen": c.PeerListen != ""} {
+			if said {
+				l.wrong("cluster."+key, "there is no cluster without a place to gossip: say cluster.bind (--cluster-bind), as 0.0.0.0:7946")
+			}
+		}
+		return
+	}
+	if c.SecretFile == "" {
+		l.wrong("cluster.bind", "members need a secret that nobody else has: say cluster.secret_file (--cluster-secret-file), a file with one of at least 16 bytes, as from openssl rand -hex 32")
+	} else if _, err := cluster.ReadSecrets(c.SecretFile); err != nil {
+		l.wrong("cluster.secret_file", "%v", err)
+		l.bad = append(l.bad, "cluster.secret_file")
+	}
+	if c.Weight < 0 || c.Weight > cluster.MaxWeight {
+		l.wrong("cluster.weight", "want 1 to %d", cluster.MaxWeight)
+	}
+	if c.Name != "" {
+		if err := cluster.CheckName(c.Name); err != nil {
+			l.wrong("cluster.name", "%v", err)
+		}
+	}
+	if c.PeerListen == Off {
+		l.wrong("cluster.peer_listen", "the other members fetch from this one, so it must listen for them")
+	}
+	for i, j := range c.Join {
+		if host, _, err := net.SplitHostPort(j); err == nil && host == "" || strings.ContainsAny(j, "/@ ") || j == "" {
+			l.wrong(fmt.Sprintf("cluster.join[%d]", i), "%q is no address: write 10.0.0.7, or a name, with :port where it is another than bind's", j)
+		}
+	}
+}

@@ -1,0 +1,222 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/tidepool-oci/tidepool/proxy/origintest"
+)
+
+// pool is some tidepools that are one cluster.
+type cluster struct {
+	t       *testing.T
+	secret  string
+	gossip  []string
+	members []*tidepool
+}
+
+// gather starts n members over an upstream, and waits until each sees all.
+func gather(t *testing.T, n int, upstream string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, secret: filepath.Join(t.TempDir(), "secret")}
+	must(t, os.WriteFile(c.secret, []byte("a secret of this test, of more than 16 bytes\n"), 0o600))
+	for range n {
+		c.start(upstream)
+	}
+	c.settle(n)
+	return c
+}
+
+// start starts one more.
+func (c *cluster) start(upstream string) *tidepool {
+	c.t.Helper()
+	at := address(c.t)
+	args := []string{"--upstream", "docker.io=" + upstream, "--cluster-bind", at, "--cluster-secret-file", c.secret}
+	for _, other := range c.gossip {
+		args = append(args, "--join", other)
+	}
+	p := serve(c.t, args...)
+	c.gossip, c.members = append(c.gossip, at), append(c.members, p)
+	return p
+}
+
+// settle waits until each that runs sees n that are ready.
+func (c *cluster) settle(n int) {
+	c.t.Helper()
+	eventually(c.t, fmt.Sprintf("each member sees %d", n), func() bool {
+		for _, p := range c.members {
+			if p.running() && ready(p) != n {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// ready is how many members p holds to be ready.
+func ready(p *tidepool) (n int) {
+	res, err := http.Get("http://" + p.admin + "/api/v1/status")
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	var s struct {
+		Cluster struct{ Members []struct{ State string } }
+	}
+	if json.NewDecoder(res.Body).Decode(&s) != nil {
+		return 0
+	}
+	for _, m := range s.Cluster.Members {
+		if m.State == "ready" {
+			n++
+		}
+	}
+	return n
+}
+
+// TestCluster has a herd pull through every one of three members, from a real registry, with real clients: each byte
+// crosses the uplink once. Then a member joins, which costs nothing, and the registry goes, which nobody notices.
+func TestCluster(t *testing.T) {
+	hub := open(t, t.TempDir(), false)
+	k := &kitchen{t: t, repo: "library/shared", seed: 91 << 32}
+	var images []*image
+	for i := range 6 {
+		mine := k.oci(own(), types.OCILayer, 3, 200<<10)
+		images = append(images, k.tag("docker.io", fmt.Sprint(i), mine, mine))
+	}
+	push(t, hub.addr, images...)
+	hub.reached()
+	c := gather(t, 3, "http://"+hub.addr)
+	pull := func() {
+		t.Helper()
+		var all sync.WaitGroup
+		for _, p := range c.members {
+			for _, img := range images {
+				for range 3 {
+					all.Go(func() {
+						if err := pullAll(p.addr + "/" + img.repo + ":" + img.tag); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}
+		}
+		all.Wait()
+	}
+	pull()
+	times := map[string]int{}
+	for _, r := range hub.reached() {
+		if r.status == http.StatusOK && (r.blob() || r.manifest()) {
+			times[r.path]++
+		}
+	}
+	for path, n := range times {
+		if n > 1 {
+			t.Errorf("%s was fetched %d times", path, n)
+		}
+	}
+	if len(times) != 6*5 {
+		t.Errorf("%d things were fetched of %d", len(times), 6*5)
+	}
+	c.start("http://" + hub.addr)
+	c.settle(4)
+	pull()
+	for _, r := range hub.reached() {
+		if r.blob() {
+			t.Errorf("after a member has joined: %s", r)
+		}
+	}
+	hub.stop(t)
+	pull()
+	for _, name := range []string{"skopeo", "podman"} {
+		t.Run(name, func(t *testing.T) {
+			client := map[string]func(*testing.T, string) client{"skopeo": newSkopeo, "podman": newPodman}[name](t, c.members[3].addr)
+			client.pull(t, images[0])
+		})
+	}
+	if code, out := c.members[0].tells(t, "status"); code != 0 || strings.Count(out, " ready\n") != 4 {
+		t.Errorf("%d\n%s", code, out)
+	}
+}
+
+// getOnce wants all of content, at the first try.
+func getOnce(url string, want *origintest.Content) error {
+	res, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, res.Status)
+	}
+	return want.Compare(res.Body, 0, -1)
+}
+
+// TestClusterUnderFire kills one of three members without warning, starts it again, and has another leave in good order,
+// while clients of the others pull: none of them fails.
+func TestClusterUnderFire(t *testing.T) {
+	needs(t)
+	o := origintest.New()
+	var images []*origintest.Image
+	for i := range 12 {
+		images = append(images, o.PutImage("library/fire", fmt.Sprint(i), origintest.Spec{Seed: uint64(i), Layers: []origintest.Layer{{Size: 300 << 10, Form: origintest.Raw}}}))
+	}
+	hub := origintest.Serve(t, o)
+	c := gather(t, 3, hub.URL)
+	var stop atomic.Bool
+	var pulls, failures atomic.Int64
+	var clients sync.WaitGroup
+	for _, p := range c.members[:2] {
+		for n := range 4 {
+			clients.Go(func() {
+				for i := n; !stop.Load(); i++ {
+					img := images[i%len(images)]
+					for _, b := range img.Blobs {
+						if err := getOnce("http://"+p.addr+"/v2/library/fire/blobs/"+b.Digest.String(), b.Content); err != nil {
+							failures.Add(1)
+							t.Errorf("%s: %v", p.addr, err)
+						}
+					}
+					if err := getOnce("http://"+p.addr+"/v2/library/fire/manifests/"+fmt.Sprint(i%len(images)), img.Top.Content); err != nil {
+						failures.Add(1)
+						t.Errorf("%s: %v", p.addr, err)
+					}
+					pulls.Add(1)
+				}
+			})
+		}
+	}
+	wait := func(d time.Duration) { <-time.After(d) }
+	wait(2 * time.Second)
+	dead := c.members[2]
+	dead.kill()
+	wait(5 * time.Second)
+	dead.restart()
+	c.settle(3)
+	wait(time.Second)
+	dead.stop(t)
+	wait(2 * time.Second)
+	stop.Store(true)
+	clients.Wait()
+	t.Logf("%d pulls, %d failed", pulls.Load(), failures.Load())
+	if pulls.Load() < 100 {
+		t.Error("nothing was under fire")
+	}
+	for _, img := range images {
+		for _, b := range img.Blobs {
+			if n := o.Sent(b.Digest).Most(); n > 2 {
+				t.Errorf("%s was sent %d times", b.Digest, n)
+			}
+		}
+	}
+}
