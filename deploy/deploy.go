@@ -34,7 +34,7 @@ func Clients() []string {
 
 // Server is what a client is led to.
 type Server struct {
-	Address  string // host:port
+	Address  string // host:port, or https://host:port where it speaks TLS
 	Fallback bool   // the client shall ask the registry itself for what the server cannot bring
 }
 
@@ -48,10 +48,22 @@ func Client(name string, s Server) (hints, snippet string) {
 	if other, err := clients.ReadFile("clients/fallback/" + name + ".txt"); err == nil && s.Fallback {
 		text = other
 	}
-	snippet = strings.ReplaceAll(string(text), here, s.Address)
+	snippet = s.secured(string(text))
 	for strings.HasPrefix(snippet, "#") {
 		line, rest, _ := strings.Cut(snippet, "\n")
 		hints, snippet = hints+line+"\n", rest
 	}
 	return hints, snippet
+}
+
+// plain are what the snippets have for a server that does not speak TLS, and what for one that does.
+var plain = strings.NewReplacer("http://"+here, "https://"+here, "insecure = true\n", "", "http = true", "http = false", " --plain-http", "")
+
+// secured is a snippet for the server s. Where it speaks TLS, what allows a client to do without is left out.
+func (s Server) secured(text string) string {
+	address, secure := strings.CutPrefix(s.Address, "https://")
+	if secure {
+		text = plain.Replace(text)
+	}
+	return strings.ReplaceAll(text, here, address)
 }

@@ -36,6 +36,7 @@ type answer struct {
 	id       string
 	ask      asked
 	visitor  visitor
+	stead    Stead  // what may stand in for his login; nil: nothing
 	digest   string // of what is served
 	tier     string
 	err      error

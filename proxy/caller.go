@@ -26,6 +26,7 @@ const (
 	unasked   visitor = iota // the upstream is asked with our own login
 	anonymous                // nothing was shown
 	known                    // a login was
+	vouched                  // what stands for a login was
 )
 
 // callerKey makes the names of callers. It is this process's alone: what was said to them ends with it.
@@ -55,13 +56,11 @@ func (h *Handler) identify(ctx context.Context, a *answer) (context.Context, err
 	if !h.Names.Upstreams[registry].Callers {
 		return ctx, nil
 	}
-	l, err := loginOf(a.r)
+	l, who, err := h.login(a, registry)
 	if err != nil {
 		return ctx, err
 	}
-	if a.visitor = known; l == (cache.Login{}) {
-		a.visitor = anonymous
-	}
+	a.visitor, a.stead = who, h.Stead
 	return cache.WithLogin(cache.WithCaller(ctx, callerOf(registry, l)), l), nil
 }
 
@@ -96,7 +95,7 @@ func wantLogin(message string) *refusal {
 // never look at a later challenge. One who shows none all the same is let on, as anonymous, by all but docker, which
 // then asks for nothing any more: so docker is asked only where the upstream that it means wants logins.
 func (h *Handler) knock(a *answer) error {
-	if len(a.r.Header["Authorization"]) > 0 || !h.wantsLogin(a) {
+	if len(a.r.Header["Authorization"]) > 0 || !h.wantsLogin(a) || h.vouchedFor(a) {
 		return nil
 	}
 	return wantLogin("an upstream behind this tidepool is asked with the login of the client: log in to this host " +
@@ -105,6 +104,21 @@ func (h *Handler) knock(a *answer) error {
 
 // wantsLogin reports whether what the root of the API was asked for may lead to an upstream that wants logins.
 func (h *Handler) wantsLogin(a *answer) bool {
+	n := &h.Names
+	if meant := h.meant(a); meant != "" {
+		name, _ := n.configured(meant)
+		return n.Upstreams[name].Callers
+	}
+	for _, u := range n.Upstreams {
+		if u.Callers {
+			return true
+		}
+	}
+	return false
+}
+
+// meant is the upstream that the root of the API was asked for; "": any may be.
+func (h *Handler) meant(a *answer) string {
 	n := &h.Names
 	outer, _, _ := apiRoot(a.ask.path)
 	meant := n.byHost(a.r.Host)
@@ -116,16 +130,7 @@ func (h *Handler) wantsLogin(a *answer) bool {
 	case meant == "" && agentOf(a.r.UserAgent()).name == "docker":
 		meant = n.Default
 	}
-	if meant != "" {
-		name, _ := n.configured(meant)
-		return n.Upstreams[name].Callers
-	}
-	for _, u := range n.Upstreams {
-		if u.Callers {
-			return true
-		}
-	}
-	return false
+	return meant
 }
 
 // personal turns r, which says why err is no content, into what may be said to somebody who was asked for by name. It
@@ -138,6 +143,9 @@ func (a *answer) personal(r *refusal, err error) *refusal {
 		r = wantLogin(sentence(ref+": "+registry+" does not show this to everybody, and no login came with the request",
 			a.loginAdvice()))
 		r.cached = "tidepool; fwd=uri-miss; detail=denied"
+	case errors.Is(err, cache.ErrDenied) && a.visitor == vouched:
+		r.message = sentence(ref+": "+registry+" refuses it to the login that stands in for this client",
+			"check the name, and upstreams."+registry+".callers in tidepool's configuration")
 	case errors.Is(err, cache.ErrDenied):
 		r.message = sentence(ref+": "+registry+" refuses it to this login",
 			"check the name, and the login that was sent to this host")
@@ -150,8 +158,20 @@ func (a *answer) personal(r *refusal, err error) *refusal {
 	return r
 }
 
-// loginAdvice says how a login reaches us from the client that asks.
+// loginAdvice says how a login reaches us from the client that asks, and what would stand in for one.
 func (a *answer) loginAdvice() string {
+	how := a.ownLogin()
+	if a.stead == nil {
+		return how
+	}
+	if others := a.stead.Advice(a.r, a.ask.ref.Registry, agentOf(a.r.UserAgent()).name); others != "" {
+		return others + "; or " + how
+	}
+	return how
+}
+
+// ownLogin says how a login reaches us from the client that asks.
+func (a *answer) ownLogin() string {
 	host, registry := short(a.r.Host), a.ask.ref.Registry
 	switch agentOf(a.r.UserAgent()).name {
 	case "docker":
@@ -159,7 +179,7 @@ func (a *answer) loginAdvice() string {
 			"that stands for this upstream (hosts: in tidepool's configuration) or whose default upstream it is"
 	case "containerd", "buildkit":
 		return "containerd keeps pull secrets from mirrors: give it the account at " + registry + " as a header, " +
-			`[host."http://` + host + `".header] Authorization = "Basic ..." in hosts.toml`
+			`[host."` + a.scheme() + `://` + host + `".header] Authorization = "Basic ..." in hosts.toml`
 	case "containers":
 		return "podman login " + host + ", or --creds, with the account at " + registry
 	}

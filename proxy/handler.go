@@ -38,6 +38,7 @@ type Handler struct {
 	// DeniedIsMissing reports whether a registry that says denied may mean that there is no such thing; nil: none does.
 	DeniedIsMissing func(registry string) bool
 	Memory          Memory // of what was found where; nil: every place is asked each time
+	Stead           Stead  // which logins stand in for clients that send none; nil: none do
 
 	// ID is this instance in Via headers, a token without spaces or commas: a request that names it already came
 	// through here and is refused, or it would go round for ever. "": loops are not looked for.

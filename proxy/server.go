@@ -17,8 +17,10 @@ const (
 	headerTimeout = 5 * time.Second
 	// Clients pull layer after layer: a minute bridges the pauses of unpacking.
 	idleTimeout = time.Minute
-	// HTTP/2 clients pull a layer per stream.
+	// HTTP/2, spoken over TLS, is for clients that pull a layer per stream.
 	maxStreams = 250
+	// The deadlines of answers end streams of HTTP/2, and not a connection that takes nothing at all any more.
+	stuckTimeout = grace
 )
 
 // Server returns a server for h that no client can wear down: it bounds what a header may be and how long it may take.
@@ -30,7 +32,7 @@ func Server(h http.Handler, log *zap.Logger) *http.Server {
 		MaxHeaderBytes:               maxHeader,
 		ReadHeaderTimeout:            headerTimeout,
 		IdleTimeout:                  idleTimeout,
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stuckTimeout},
 		DisableGeneralOptionsHandler: true,
 		ConnContext:                  withConn,
 	}

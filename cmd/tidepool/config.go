@@ -43,6 +43,11 @@ func configCheckCmd() *cobra.Command {
 		} else {
 			warn(cmd, cfg.Warnings)
 		}
+		if err == nil { // Load does not look: who asks for a setup or the status need not be able to read a key
+			if _, e := openTLS(cfg.Config, nil); e != nil {
+				err = usageError{e}
+			}
+		}
 		if asJSON {
 			return errors.Join(printJSON(cmd.OutOrStdout(), report(cfg, err)), err)
 		}

@@ -27,6 +27,12 @@ type guests struct {
 
 func newGuests(t *testing.T) *guests {
 	t.Helper()
+	return guestsBy(t, "access: caller", "")
+}
+
+// guestsBy is newGuests with what the configuration says of access, and besides.
+func guestsBy(t *testing.T, access, besides string) *guests {
+	t.Helper()
 	dir := t.TempDir()
 	g := &guests{tokens: newTokens(t)}
 	k := &kitchen{t: t, repo: "team/app", seed: 77 << 32}
@@ -44,7 +50,7 @@ func newGuests(t *testing.T) *guests {
 	g.grant("bob", "team/other", "team/open")
 	g.hub = guarded(t, dir, g.auth())
 	conf := mustWrite(t, filepath.Join(t.TempDir(), "config.yaml"), fmt.Sprintf(
-		"upstreams:\n  docker.io: {endpoints: [\"http://%s\"], access: caller, realm: [%q]}\nmissing: 0s\n", g.hub.addr, g.URL))
+		"upstreams:\n  docker.io: {endpoints: [\"http://%s\"], %s, realm: [%q]}\nmissing: 0s\n%s", g.hub.addr, access, g.URL, besides))
 	g.pool = serve(t, "--config", conf)
 	return g
 }

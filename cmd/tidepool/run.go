@@ -19,6 +19,7 @@ import (
 	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
 	"github.com/tidepool-oci/tidepool/metrics"
 	"github.com/tidepool-oci/tidepool/proxy"
+	"github.com/tidepool-oci/tidepool/proxy/access"
 	"github.com/tidepool-oci/tidepool/proxy/admin"
 	"github.com/tidepool-oci/tidepool/proxy/upstream"
 )
@@ -42,6 +43,7 @@ type running struct {
 	log      *zap.Logger
 	hubs     *upstream.Hubs
 	store    *cache.Cache
+	tls      *access.Door // nil: clients come in by plain http
 	door     *http.Server
 	admin    *http.Server
 	servers  sync.WaitGroup
@@ -88,6 +90,10 @@ func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*r
 func (r *running) build(ctx context.Context, w world) (err error) {
 	cfg, log := r.cfg, r.log
 	id := "tidepool-" + strings.ToLower(rand.Text()[:8]) // ours alone: two tidepools may stand before each other
+	stead, err := r.guard()
+	if err != nil {
+		return usageError{err}
+	}
 	if r.hubs, err = dialUp(cfg, id, log, w); err != nil {
 		return usageError{err}
 	}
@@ -103,9 +109,10 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Cluster: r.cluster.counted, Version: build().Version,
 	})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
-		Store: r.store, Names: names(cfg), Candidates: cfg.Candidates(), DeniedIsMissing: cfg.DeniedIsMissing, Memory: r.store, ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
+		Store: r.store, Names: names(cfg), Candidates: cfg.Candidates(), DeniedIsMissing: cfg.DeniedIsMissing, Memory: r.store, Stead: stead, ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
+	r.dress(r.door)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
 		Status: func() any { return r.status() }, Warmer: ahead, Ring: r.cluster.ring,
@@ -220,7 +227,7 @@ func listen(w world, flag string, addr config.Address) (net.Listener, error) {
 
 func (r *running) serve(s *http.Server, l net.Listener) {
 	r.servers.Go(func() {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := enter(s, l); !errors.Is(err, http.ErrServerClosed) {
 			r.broken <- fmt.Errorf("the server at %s: %w", l.Addr(), err)
 		}
 	})

@@ -118,12 +118,12 @@ func greet(out io.Writer, r *running) {
 	if r.adminAddr != nil {
 		admin = "http://" + reachable(r.adminAddr.String())
 	}
-	fmt.Fprintf(out, `tidepool %s serves pulls
-  clients     http://%s
-  admin       %s
-  data        %s
-  docker      "registry-mirrors": ["http://%[2]s"]     in /etc/docker/daemon.json
-  containerd  [host."http://%[2]s"]     in /etc/containerd/certs.d/_default/hosts.toml
+	fmt.Fprintf(out, `tidepool %[1]s serves pulls
+  clients     %[5]s://%[2]s
+  admin       %[3]s
+  data        %[4]s
+  docker      "registry-mirrors": ["%[5]s://%[2]s"]     in /etc/docker/daemon.json
+  containerd  [host."%[5]s://%[2]s"]     in /etc/containerd/certs.d/_default/hosts.toml
 For other clients: tidepool setup --help
-`, build().Version, clients, admin, r.cfg.Data)
+`, build().Version, clients, admin, r.cfg.Data, r.scheme())
 }

@@ -32,8 +32,8 @@ are being built.`,
 		ValidArgs: deploy.Clients(),
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 	}
-	load := settings(cmd, "listen")
-	address := cmd.Flags().String("address", "", "`HOST:PORT` by which clients reach the server (default: where it listens)")
+	load := settings(cmd, "listen", "tls-cert", "tls-key")
+	address := cmd.Flags().String("address", "", "`HOST:PORT` by which clients reach the server, https:// before it where that is not in this machine's configuration (default: where it listens)")
 	fallback := cmd.Flags().Bool("fallback", false, "let the client ask the registry itself for what the server cannot bring")
 	write := cmd.Flags().Bool("write", false, "put it into the client's file")
 	undo := cmd.Flags().Bool("undo", false, "take out of the client's file what --write put there")
@@ -66,19 +66,27 @@ are being built.`,
 // plainAddress is what stands in a client's file without being taken for anything else there.
 var plainAddress = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$`)
 
-// serverAddress is the address by which clients reach the server: the one that was given, else where it listens.
+// serverAddress is the address by which clients reach the server, the one that was given, else where it listens; with
+// https:// before it where it speaks TLS.
 func serverAddress(given string, load func() (config.Loaded, error)) (string, error) {
-	if given == "" {
+	scheme, address, said := strings.Cut(given, "://")
+	if !said {
 		cfg, err := load()
 		if err != nil {
 			return "", err
 		}
-		given = reachable(string(cfg.Listen))
+		scheme, address = schemeOf(cfg.Config), given
+		if given == "" {
+			address = reachable(string(cfg.Listen))
+		}
 	}
-	if !plainAddress.MatchString(given) {
+	switch {
+	case !plainAddress.MatchString(address), scheme != "http" && scheme != "https":
 		return "", usageError{fmt.Errorf("--address: no client reaches a server by %q: write HOST:PORT, as 10.0.0.1:5000 or tidepool.corp:5000", given)}
+	case scheme == "https":
+		return "https://" + address, nil
 	}
-	return given, nil
+	return address, nil
 }
 
 // carryOut does something to a client's file and says what became of it, and on stderr what is to be done then.

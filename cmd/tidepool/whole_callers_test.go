@@ -37,8 +37,9 @@ type house struct {
 	signed *origintest.Image // refers to img
 }
 
-// callers starts them. hides: the registry tells who may not see something that it is not there.
-func callers(t *testing.T, hides bool) *house {
+// callers starts them. hides: the registry tells who may not see something that it is not there. adjust may change how
+// the tidepool is started.
+func callers(t *testing.T, hides bool, adjust ...func(*plan)) *house {
 	t.Helper()
 	h := &house{hub: origintest.New()}
 	h.hub.RequireToken(origintest.TokenServer{Life: time.Minute})
@@ -53,7 +54,11 @@ func callers(t *testing.T, hides bool) *house {
 	h.hub.PutImage(publicRepo, "latest", origintest.Spec{Seed: 1})
 	n := new(origintest.Net)
 	origintest.ServeIn(t, n, "corp.test:80", h.hub)
-	h.pool = fill(t, plan{net: n, hubs: map[string]string{}, file: asking + agings[1]}) // the rule that would let most through
+	p := plan{net: n, hubs: map[string]string{}, file: asking + agings[1]} // the rule that would let most through
+	for _, change := range adjust {
+		change(&p)
+	}
+	h.pool = fill(t, p)
 	return h
 }
 
@@ -205,40 +210,43 @@ func (h *house) opens(when, user string) {
 // whether it exists or not, whether the hub is there or not.
 func TestCallersAreKeptApart(t *testing.T) {
 	for name, hides := range map[string]bool{"says so": false, "hides": true} {
-		bubble(t, name, func(t *testing.T) {
-			h := callers(t, hides)
-			told, no := map[string]string{}, []int{http.StatusUnauthorized, http.StatusForbidden}
-			if hides {
-				no = append(no, http.StatusNotFound)
-			}
-			h.shuts("cold", told, no...)
-			time.Sleep(time.Minute) // the logins that were refused are shown again
-			h.opens("alice, cold", "alice")
-			h.settled()
-			h.shuts("warm", told, no...)
-			h.opens("alice, warm", "alice")
-			h.opens("carol", "carol")
-
-			down, lost := map[string]string{}, []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusBadGateway}
-			h.hub.When().Drop()
-			time.Sleep(time.Minute)
-			h.shuts("down", down, lost...)
-			h.opens("alice, while it is down", "alice")
-			time.Sleep(5 * time.Minute)
-			h.shuts("down for long", down, lost...)
-			outsiders["alice"] = as("alice")
-			defer delete(outsiders, "alice")
-			h.shuts("down for too long", down, lost...)
-
-			h.hub.Heal()
-			time.Sleep(time.Minute)
-			h.opens("alice, when it is back", "alice")
-			h.hub.Account("alice", "pass of alice", publicRepo)
-			time.Sleep(5*time.Minute + time.Minute) // the yes, and the token that it may have been given to
-			h.shuts("revoked", map[string]string{}, no...)
-			h.opens("carol, all the same", "carol")
-		})
+		bubble(t, name, func(t *testing.T) { callers(t, hides).areKeptApart(hides) })
 	}
+}
+
+// areKeptApart checks it, from when nothing is held until after alice may have nothing any more.
+func (h *house) areKeptApart(hides bool) {
+	h.t.Helper()
+	told, no := map[string]string{}, []int{http.StatusUnauthorized, http.StatusForbidden}
+	if hides {
+		no = append(no, http.StatusNotFound)
+	}
+	h.shuts("cold", told, no...)
+	time.Sleep(time.Minute) // the logins that were refused are shown again
+	h.opens("alice, cold", "alice")
+	h.settled()
+	h.shuts("warm", told, no...)
+	h.opens("alice, warm", "alice")
+	h.opens("carol", "carol")
+
+	down, lost := map[string]string{}, []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusBadGateway}
+	h.hub.When().Drop()
+	time.Sleep(time.Minute)
+	h.shuts("down", down, lost...)
+	h.opens("alice, while it is down", "alice")
+	time.Sleep(5 * time.Minute)
+	h.shuts("down for long", down, lost...)
+	outsiders["alice"] = as("alice")
+	defer delete(outsiders, "alice")
+	h.shuts("down for too long", down, lost...)
+
+	h.hub.Heal()
+	time.Sleep(time.Minute)
+	h.opens("alice, when it is back", "alice")
+	h.hub.Account("alice", "pass of alice", publicRepo)
+	time.Sleep(5*time.Minute + time.Minute) // the yes, and the token that it may have been given to
+	h.shuts("revoked", map[string]string{}, no...)
+	h.opens("carol, all the same", "carol")
 }
 
 // A second caller costs one HEAD and a token; what is held is not sent again. While his yes is fresh nothing is asked.

@@ -61,7 +61,7 @@ var agings = []string{
 	"tags: [{match: '**', fresh: 10s, grace: 1h, on_delete: keep}]\n",
 }
 
-func newWalk(t *testing.T, seed uint64) *walk {
+func newWalk(t *testing.T, seed uint64, adjust ...func(*plan)) *walk {
 	w := &walk{
 		house: &house{hub: origintest.New()}, rand: rand.New(rand.NewPCG(seed, 1)), seed: seed, hides: seed%3 == 0,
 		users: []string{"alice", "bob", "carol", ""}, repos: []string{"team/a", "team/b", "open/c"},
@@ -86,7 +86,11 @@ func newWalk(t *testing.T, seed uint64) *walk {
 	}
 	n := new(origintest.Net)
 	origintest.ServeIn(t, n, "corp.test:80", w.hub)
-	w.pool = fill(t, plan{net: n, hubs: map[string]string{}, file: asking + agings[seed/3%3]})
+	p := plan{net: n, hubs: map[string]string{}, file: asking + agings[seed/3%3]}
+	for _, change := range adjust {
+		change(&p)
+	}
+	w.pool = fill(t, p)
 	return w
 }
 

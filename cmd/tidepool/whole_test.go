@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,7 +50,9 @@ type plan struct {
 	dir   string // of the store; "": a new one
 	world world  // dial and listen are the net's, where there is one
 	log   *zap.Logger
-	scrub string // how fast the store is read over; "": not at all
+	scrub string                                         // how fast the store is read over; "": not at all
+	trust *tls.Config                                    // of the client, where clients come in by TLS
+	wrap  func(*pool, *http.Transport) http.RoundTripper // of the client; nil: it is as it is
 }
 
 // pool is a tidepool that runs, and a client of it.
@@ -139,7 +142,10 @@ func (w *pool) open() {
 	if w.running, err = start(w.t.Context(), loaded.Config, p.log, p.world); err != nil {
 		w.t.Fatal(err)
 	}
-	w.down, w.url, w.client = false, "http://"+w.addr.String(), w.newClient()
+	w.down, w.url, w.client = false, w.scheme()+"://"+w.addr.String(), w.newClient()
+	if p.wrap != nil {
+		w.client.Transport = p.wrap(w, w.client.Transport.(*http.Transport))
+	}
 }
 
 func (w *pool) listener(_, addr string) (net.Listener, error) { return w.plan.net.Listen(addr) }
@@ -159,7 +165,7 @@ func (w *pool) close() {
 
 // newClient is a client with connections of its own.
 func (w *pool) newClient() *http.Client {
-	t := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 256}
+	t := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 256, TLSClientConfig: w.plan.trust}
 	if w.plan.net != nil {
 		t.DialContext = w.plan.net.DialContext
 	}

@@ -35,7 +35,7 @@ func NewCA() (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmpl := template("origintest CA", time.Now().Add(24*time.Hour))
+	tmpl := template("origintest CA", time.Now().Add(30*24*time.Hour)) // tests in virtual time are long
 	tmpl.IsCA, tmpl.BasicConstraintsValid, tmpl.KeyUsage = true, true, x509.KeyUsageCertSign
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
@@ -78,10 +78,14 @@ func (ca *CA) Issue(notAfter time.Time, names ...string) (tls.Certificate, error
 }
 
 func template(name string, notAfter time.Time) *x509.Certificate {
+	from := notAfter // of one that is over too
+	if now := time.Now(); now.Before(from) {
+		from = now
+	}
 	serial := new(big.Int).SetInt64(time.Now().UnixNano())
 	return &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		NotBefore: notAfter.Add(-48 * time.Hour), NotAfter: notAfter,
+		NotBefore: from.Add(-48 * time.Hour), NotAfter: notAfter,
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 // check finds what is wrong with values that are right one by one. Each fault stands where the value was said.
 func (l *layers) check() {
 	l.checkServers()
+	l.checkDoor()
 	l.checkStore()
 	if !l.known(l.DefaultUpstream) {
 		l.wrong("default_upstream", "%q is not configured: list it under upstreams", l.DefaultUpstream)
@@ -178,6 +179,7 @@ func (l *layers) checkUpstream(name string, u *Upstream) {
 		}
 	}
 	l.checkAccess(key, u)
+	l.checkCallers(key, u)
 	l.checkClouds(key, u)
 	for i, e := range u.Endpoints {
 		if e.exposed() && u.hasLogin() && !u.CleartextLogin {

@@ -32,6 +32,7 @@ type Config struct {
 	ShutdownDelay   Duration             `yaml:"shutdown_delay" doc:"how long to go on accepting after SIGTERM, with /readyz already refusing"`
 	Drain           Duration             `yaml:"drain" doc:"how long running answers may take to end, after SIGTERM and the shutdown delay"`
 	Log             Log                  `yaml:"log"`
+	Door            Door                 `yaml:"door"`
 	Upstreams       map[string]*Upstream `yaml:"upstreams" doc:"the registries that may be pulled from, by the names clients use"`
 	Uplink          Uplink               `yaml:"uplink"`
 	Hosts           map[string]string    `yaml:"hosts" doc:"host names of this server that stand for an upstream"`
@@ -64,6 +65,7 @@ type Upstream struct {
 	DockerConfig       string       `yaml:"docker_config" doc:"a docker config.json, with its credential helpers, or a mounted pull secret of Kubernetes, to take the login from"`
 	Access             Access       `yaml:"access" doc:"whose permission counts: shared (ours; who comes in may have it) or caller (each client's own login is shown to the upstream)"`
 	AccessFor          Term         `yaml:"access_for" doc:"with access: caller, how long the upstream's yes to a client is good for a repository"`
+	Callers            []StandIn    `yaml:"callers" doc:"with access: caller, logins that stand in for clients that send none; the first that matches"`
 	CleartextLogin     bool         `yaml:"cleartext_login" doc:"send the login although an endpoint is plain http"`
 	Realm              []string     `yaml:"realm" doc:"hosts of token servers that the login may go to, besides the registry's own: auth.corp, auth.corp:8443"`
 	RedirectHosts      []string     `yaml:"redirect_hosts" doc:"hosts at private addresses, or without TLS, that this upstream may redirect to: minio.corp:9000, *.cdn.corp, 10.1.0.0/16"`
@@ -211,6 +213,7 @@ func (c *Config) complete() {
 		u.completeClouds()
 	}
 	c.Upstreams = all
+	c.completeDoor()
 	for i := range c.Aliases {
 		if c.Aliases[i].When == "" {
 			c.Aliases[i].When = Always

@@ -38,6 +38,11 @@ func value(t *testing.T, l config.Loaded, key string) config.Value {
 
 // Every setting can be said in four ways, and each way wins over those before it.
 func TestPrecedence(t *testing.T) {
+	const none = "none"
+	beside := map[string][]string{ // what some cannot be said without
+		"tls-cert": {"TIDEPOOL_TLS_KEY=/k"}, "tls-key": {"TIDEPOOL_TLS_CERT=/k"},
+		"client-ca": {"TIDEPOOL_TLS_KEY=/k", "TIDEPOOL_TLS_CERT=/k"},
+	}
 	for _, c := range []struct{ flag, key, byDefault, yaml, env, given string }{
 		{"listen", "listen", "127.0.0.1:5000", "127.0.0.1:1", "127.0.0.1:2", ":3"},
 		{"admin", "admin", "127.0.0.1:5001", "127.0.0.1:1", "off", "[::1]:3"},
@@ -50,6 +55,9 @@ func TestPrecedence(t *testing.T) {
 		{"offline", "offline", "false", "true", "false", "true"},
 		{"shutdown-delay", "shutdown_delay", "0s", "1s", "1m", "2h"},
 		{"drain", "drain", "30s", "1s", "1m30s", "0s"},
+		{"tls-cert", "door.tls_cert", none, "/a", "/b", "/c"},
+		{"tls-key", "door.tls_key", none, "/a", "/b", "/c"},
+		{"client-ca", "door.client_ca", none, "/a", "/b", "/c"},
 		{"log-level", "log.level", "info", "debug", "warn", "error"},
 		{"log-format", "log.format", "console", "json", "console", "json"},
 	} {
@@ -65,7 +73,7 @@ func TestPrecedence(t *testing.T) {
 				t.Setenv("XDG_CACHE_HOME", "/cache")
 				c.byDefault = "/cache/tidepool"
 			}
-			var in config.Inputs
+			in := config.Inputs{Env: beside[c.flag]}
 			expect := func(yaml, want, origin string) {
 				t.Helper()
 				l, err := load(t, yaml, in)
@@ -77,16 +85,18 @@ func TestPrecedence(t *testing.T) {
 					t.Errorf("%s is %q from %s, want %q from %s", c.key, got.Value, got.Origin, want, origin)
 				}
 			}
-			expect("", c.byDefault, "default")
+			if c.byDefault != none {
+				expect("", c.byDefault, "default")
+			}
 			expect(yaml, c.yaml, "c.yaml:1:")
-			in.Env = []string{setting.Variable() + "=" + said(c.env)}
+			in.Env = append(slices.Clone(in.Env), setting.Variable()+"="+said(c.env))
 			expect(yaml, c.env, "$"+setting.Variable())
 			in.Flags = map[string][]string{c.flag: {said(c.given)}}
 			expect(yaml, c.given, "--"+c.flag)
 		})
 	}
-	if n := len(config.Settings); n != 18 {
-		t.Errorf("there are %d settings: the table above has 13, that of the cluster 5", n)
+	if n := len(config.Settings); n != 21 {
+		t.Errorf("there are %d settings: the table above has 16, that of the cluster 5", n)
 	}
 }
 

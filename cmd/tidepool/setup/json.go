@@ -27,7 +27,7 @@ func (daemonJSON) merge(text, address string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ours := strconv.Quote("http://" + address)
+	ours := strconv.Quote(urlOf(address))
 	i := slices.IndexFunc(o.members, func(m span) bool { return m.name == mirrorsKey })
 	switch {
 	case i < 0 && len(o.members) == 0:
@@ -81,8 +81,16 @@ func (daemonJSON) remove(text, address string) (string, error) {
 	return o.without(text, i), nil
 }
 
+// urlOf is the URL of the server at address, which has https:// before it where that speaks TLS.
+func urlOf(address string) string {
+	if strings.HasPrefix(address, "https://") {
+		return address
+	}
+	return "http://" + address
+}
+
 // same reports whether a mirror's URL is that of the server at address.
-func same(url, address string) bool { return strings.TrimSuffix(url, "/") == "http://"+address }
+func same(url, address string) bool { return strings.TrimSuffix(url, "/") == urlOf(address) }
 
 // compound is an object or a list, and where in the text it and its members stand.
 type compound struct {

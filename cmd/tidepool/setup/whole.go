@@ -37,7 +37,7 @@ func (w whole) remove(text, address string) (string, error) {
 	if part, i := w.find(text, address); i >= 0 {
 		return text[:i] + text[i+len(part):], nil
 	}
-	if !strings.Contains(text, address) {
+	if !strings.Contains(text, strings.TrimPrefix(address, "https://")) {
 		return text, nil
 	}
 	return "", errors.New("what tidepool wrote there was changed since: take out by hand what leads to " + address)

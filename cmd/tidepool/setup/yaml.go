@@ -32,8 +32,8 @@ func (registriesYAML) merge(text, address string) (string, error) {
 	if slices.ContainsFunc(urls, func(u any) bool { return same(fmt.Sprint(u), address) }) {
 		return text, nil
 	}
-	urls = append([]any{"http://" + address}, urls...)
-	return proven(insert(text, root, "http://"+address), with(was, everywhere, urls), address)
+	urls = append([]any{urlOf(address)}, urls...)
+	return proven(insert(text, root, urlOf(address)), with(was, everywhere, urls), address)
 }
 
 // remove takes out the keys too under which nothing else is.
@@ -150,8 +150,8 @@ func proven(text string, want map[string]any, address string) (string, error) {
 }
 
 func unproven(address string) error {
-	return fmt.Errorf("it is written in a way that cannot be changed safely: change by hand whether %s lists http://%s, as `tidepool setup k3s` shows",
-		strings.Join(everywhere, "."), address)
+	return fmt.Errorf("it is written in a way that cannot be changed safely: change by hand whether %s lists %s, as `tidepool setup k3s` shows",
+		strings.Join(everywhere, "."), urlOf(address))
 }
 
 // descend is the last key on path and its value; nil where they are not there.
