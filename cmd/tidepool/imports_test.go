@@ -34,8 +34,6 @@ var rooms = []room{
 		"it makes logins and knows nothing of what they are for: the way out takes them as funcs"},
 	{"proxy/access", []string{"cache"}, []string{"go.uber.org/zap", "github.com/golang-jwt/jwt/v5"},
 		"it says who comes in, and knows nothing of what they come for"},
-	{"cluster", []string{"cache"}, []string{"github.com/hashicorp/memberlist", "github.com/cespare/xxhash/v2", "go.uber.org/zap", "golang.org/x/"},
-		"to the cache it is one more Source, and what a hub or a door is it need not know"},
 	{"cluster/clustertest", nil, []string{"github.com/hashicorp/memberlist"},
 		"a network of which the cluster were a part would prove nothing about it"},
 	{"proxy/admin", nil, nil,
