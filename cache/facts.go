@@ -153,6 +153,13 @@ func subject(key string, value []byte) (d Digest, at time.Time, ok bool) {
 	}
 	kind, rest := key[:1], key[1:]
 	switch kind {
+	case historyFact:
+		all := decodeHistory(value)
+		if len(all) == 0 {
+			return d, at, false
+		}
+		last := all[len(all)-1]
+		return last.Digest, last.Since, true
 	case hintFact:
 		at, ok := hintTime(value)
 		return d, at, ok

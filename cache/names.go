@@ -278,6 +278,7 @@ func (c *Cache) since(a Answer) time.Time {
 // remember notes what a name is; and the yes that lies in it, for content that its registry has shown to have.
 func (c *Cache) remember(who asked, n name) {
 	c.setName(who, n.encode())
+	c.chronicle(who, n)
 	if who.ref.Kind == KindManifest && c.possesses(who.ref.Registry, n.Digest) {
 		c.grant(who.at(n.Digest), n.Size)
 	}

@@ -137,6 +137,8 @@ func TestAnswersAsDescribed(t *testing.T) {
 		ask("/api/v1/warm", `{"images":["app","missing:1"],"pin":true,"referrers":"never"}`)
 		d.check(t, "GET", "/api/v1/pins", "")
 		d.check(t, "GET", "/api/v1/ring", "")
+		d.check(t, "GET", "/api/v1/history?image=app", "")
+		d.check(t, "GET", "/api/v1/history?image=Bad", "")
 		ask("/api/v1/unpin", `{"images":["app","missing:1"]}`)
 		disk.full.Store(true)
 		w.pulls("other", other)

@@ -115,7 +115,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	r.dress(r.door)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
-		Status: func() any { return r.status() }, Warmer: ahead, Ring: r.cluster.ring,
+		Status: func() any { return r.status() }, Warmer: ahead, Ring: r.cluster.ring, History: ahead.history,
 		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil

@@ -33,6 +33,7 @@ type Handler struct {
 	Health  func() []Check // in the order they are shown
 	Offline Offline        // switches offline mode
 	Warmer  Warmer
+	History func(image string) (any, error)  // what a tag was, as JSON; an error where it names none
 	Ring    func(digest string) (any, error) // who owns what, as JSON; an error where there is no such digest, or no ring
 	Metrics http.Handler
 	Saved   func() any // what was saved, as JSON
@@ -66,6 +67,7 @@ func (h Handler) paths() map[string]http.HandlerFunc {
 		"POST /api/v1/warm":              h.warm,
 		"GET /api/v1/pins":               h.pins,
 		"GET /api/v1/ring":               h.ring,
+		"GET /api/v1/history":            h.history,
 		"POST /api/v1/unpin":             h.unpin,
 	}
 }
@@ -125,6 +127,16 @@ func (h Handler) status(w http.ResponseWriter, _ *http.Request) {
 
 func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
 	sayJSON(w, http.StatusOK, h.Saved())
+}
+
+// history says what ?image=… was, and where it is looked for.
+func (h Handler) history(w http.ResponseWriter, r *http.Request) {
+	doc, err := h.History(r.URL.Query().Get("image"))
+	if err != nil {
+		sayError(w, http.StatusBadRequest, err)
+		return
+	}
+	sayJSON(w, http.StatusOK, doc)
 }
 
 // ring says who the members are, and with ?digest=… whose that is.
