@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -75,6 +76,7 @@ type pins struct {
 	log  *zap.Logger
 
 	turn chan struct{} // holds one while somebody changes them
+	some atomic.Bool   // there are any: each hit asks, and mostly there are none
 
 	mu    sync.Mutex // guards what follows, for a moment
 	all   map[pinKey]Pin
@@ -226,6 +228,7 @@ func (s *pins) swap(p Pin) (old Pin, was bool) {
 		s.drop(old)
 	}
 	s.all[key] = p
+	s.some.Store(true)
 	for _, x := range p.Parts {
 		if x.Ref.Mutable() {
 			s.names[x.Ref] = append(s.names[x.Ref], x)
@@ -240,6 +243,7 @@ func (s *pins) forget(p Pin) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(p)
+	s.some.Store(len(s.all) > 0)
 }
 
 // drop takes p out. s.mu is held.
@@ -265,7 +269,7 @@ func (s *pins) drop(p Pin) {
 // has reports whether who may have what it asks for because it is pinned: pins are ours, and so for those whom we serve
 // as we please.
 func (s *pins) has(who asked) bool {
-	if who.caller != "" {
+	if who.caller != "" || !s.some.Load() {
 		return false
 	}
 	s.mu.Lock()
@@ -296,7 +300,7 @@ func (s *pins) named(who asked) bool {
 
 // name is what a pinned name stood for when it was last asked for.
 func (s *pins) name(who asked) (n name, ok bool) {
-	if who.caller != "" {
+	if who.caller != "" || !s.some.Load() {
 		return n, false
 	}
 	s.mu.Lock()
