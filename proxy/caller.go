@@ -121,7 +121,7 @@ func (h *Handler) wantsLogin(a *answer) bool {
 func (h *Handler) meant(a *answer) string {
 	n := &h.Names
 	outer, _, _ := apiRoot(a.ask.path)
-	meant := n.byHost(a.r.Host)
+	meant := n.stands(a.r)
 	switch {
 	case a.ask.ns.given:
 		meant = strings.ToLower(a.ask.ns.text)
@@ -173,6 +173,9 @@ func (a *answer) loginAdvice() string {
 // ownLogin says how a login reaches us from the client that asks.
 func (a *answer) ownLogin() string {
 	host, registry := short(a.r.Host), a.ask.ref.Registry
+	if tunnelOf(a.r) != nil {
+		return "log in to " + host + " itself: the login that the client has for it arrives, as tidepool is its proxy"
+	}
 	switch agentOf(a.r.UserAgent()).name {
 	case "docker":
 		return "docker login " + host + " with the account at " + registry + "; docker sends it only to a host name " +

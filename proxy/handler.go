@@ -37,8 +37,9 @@ type Handler struct {
 	Candidates func(asked cache.Ref) ([]cache.Ref, error)
 	// DeniedIsMissing reports whether a registry that says denied may mean that there is no such thing; nil: none does.
 	DeniedIsMissing func(registry string) bool
-	Memory          Memory // of what was found where; nil: every place is asked each time
-	Stead           Stead  // which logins stand in for clients that send none; nil: none do
+	Memory          Memory   // of what was found where; nil: every place is asked each time
+	Tunnels         *Tunnels // for clients that take us for their proxy; nil: we are none
+	Stead           Stead    // which logins stand in for clients that send none; nil: none do
 
 	// ID is this instance in Via headers, a token without spaces or commas: a request that names it already came
 	// through here and is refused, or it would go round for ever. "": loops are not looked for.
@@ -103,6 +104,9 @@ func (h *Handler) conclude(a *answer) {
 
 // serve reads the request and answers it. The error says why it is no success.
 func (h *Handler) serve(a *answer) error {
+	if over, err := h.forward(a); over {
+		return err
+	}
 	if err := admit(a.r); err != nil {
 		return err
 	}

@@ -114,6 +114,9 @@ func (a *answer) limited(r *refusal) *refusal {
 	who := agentOf(a.r.UserAgent())
 	first, _, more := strings.Cut(a.ask.name, "/")
 	a.limit = &Refused{Client: who.name, Fallback: who.fallback(a.ask.ns.given, more && looksLikeHost(first))}
+	if tunnelOf(a.r) != nil {
+		a.limit.Fallback = FallbackNo // to the client this is the registry itself
+	}
 	r.status, r.code = who.status, who.code
 	return r
 }

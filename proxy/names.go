@@ -7,6 +7,7 @@ type Names struct {
 	Upstreams map[string]Upstream // by configured name, in lower case: "docker.io", "registry.corp:5000", "all"
 	Default   string              // the upstream of names without a host; "": such names are refused
 	Hosts     map[string]string   // Host headers, in lower case, with or without a port, and the upstream each means
+	Forward   map[string]string   // hosts to which clients are led that take us for their proxy (target), and the upstream each means; nil: none are
 	Any       bool                // registries that are not configured may be asked for by their host name too
 }
 
@@ -20,7 +21,7 @@ type Upstream struct {
 // place is where the names in a request stand, as the client spelled them.
 type place struct {
 	ns    param
-	host  string // the Host header
+	means string // the upstream that the host means which the client asks; "": that is just an address of ours
 	outer string // the path's component before /v2/; "" where there is none
 	name  string // everything between /v2/ and the verb
 }
@@ -33,13 +34,13 @@ func (n *Names) resolve(p place) (registry, repo string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	switch host := n.byHost(p.host); {
+	switch {
 	case p.ns.given && p.ns.text == "":
 		return "", "", refuse(nameInvalid, "the parameter ns is empty: name a registry, as in ns=docker.io, or leave it out")
 	case p.ns.given:
 		registry, err = n.named(strings.ToLower(p.ns.text))
-	case host != "":
-		registry, err = n.named(host)
+	case p.means != "":
+		registry, err = n.named(p.means)
 	case outer != "":
 		registry = outer
 	default:

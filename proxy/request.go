@@ -49,7 +49,7 @@ func (n *Names) read(r *http.Request) (asked, error) {
 	case "_catalog":
 		err = errCatalog
 	default:
-		err = ask.content(n, place{ns: params.ns, host: r.Host, outer: outer}, rest)
+		err = ask.content(n, place{ns: params.ns, means: n.stands(r), outer: outer}, rest)
 	}
 	if err != nil {
 		return asked{}, err

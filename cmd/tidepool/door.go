@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 
 	"go.uber.org/zap"
@@ -43,17 +42,13 @@ func openTLS(cfg config.Config, log *zap.Logger) (*access.Door, error) {
 
 // dress has a server speak TLS, if clients shall come in by that.
 func (r *running) dress(s *http.Server) {
-	if r.tls != nil {
-		s.TLSConfig = r.tls.Config()
+	if r.tls == nil {
+		return
 	}
-}
-
-// enter serves those who come in by l, until s is shut.
-func enter(s *http.Server, l net.Listener) error {
-	if s.TLSConfig != nil {
-		return s.ServeTLS(l, "", "") // its config has the certificate
+	s.TLSConfig = r.tls.Config()
+	if r.tunnels != nil {
+		s.TLSConfig.GetConfigForClient = withoutHTTP2(s.TLSConfig.GetConfigForClient)
 	}
-	return s.Serve(l)
 }
 
 // scheme is that of the URLs by which clients come in.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,14 +46,14 @@ func startDockerd(t *testing.T, mirror string) client {
 	return startDockerdBy(t, conf, mirror)
 }
 
-// startDockerdBy starts a daemon with a configuration file that leads to mirror.
-func startDockerdBy(t *testing.T, conf, mirror string) docker {
+// startDockerdBy starts a daemon with a configuration file that leads to mirror, and with variables of its own.
+func startDockerdBy(t *testing.T, conf, mirror string, env ...string) docker {
 	t.Helper()
 	needs(t, "dockerd", "docker")
 	needsRoot(t)
 	dir := t.TempDir()
 	socket := "unix://" + filepath.Join(dir, "docker.sock")
-	p := start(t, nil, "dockerd", "--config-file", conf, "-H", socket, "-p", filepath.Join(dir, "docker.pid"),
+	p := start(t, func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), env...) }, "dockerd", "--config-file", conf, "-H", socket, "-p", filepath.Join(dir, "docker.pid"),
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--storage-driver", "vfs",
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false")
 	p.await(t, "dockerd answers", func() bool {

@@ -43,7 +43,8 @@ type running struct {
 	log      *zap.Logger
 	hubs     *upstream.Hubs
 	store    *cache.Cache
-	tls      *access.Door // nil: clients come in by plain http
+	tls      *access.Door   // nil: clients come in by plain http
+	tunnels  *proxy.Tunnels // nil: we are nobody's proxy
 	door     *http.Server
 	admin    *http.Server
 	servers  sync.WaitGroup
@@ -66,7 +67,7 @@ type running struct {
 // start opens the doors, builds the rooms upon each other and serves. It needs no upstream to be up. What runs in the
 // background ends with stop, not with ctx.
 func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*running, error) {
-	r := &running{cfg: cfg, log: log, broken: make(chan error, 2), secret: rand.Text()}
+	r := &running{cfg: cfg, log: log, broken: make(chan error, 3), secret: rand.Text()}
 	doors, err := openDoors(ctx, cfg, w) // first: where a tidepool runs already, nothing else is touched
 	if err != nil {
 		return nil, err
@@ -79,6 +80,7 @@ func start(ctx context.Context, cfg config.Config, log *zap.Logger, w world) (*r
 	}
 	r.addr = doors[0].Addr()
 	r.serve(r.door, proxy.Limit(doors[0], cfg.Connections, log.Named("proxy")))
+	r.serveTunnels()
 	if len(doors) > 1 {
 		r.adminAddr = doors[1].Addr()
 		r.serve(r.admin, doors[1])
@@ -100,6 +102,9 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	if err := r.openStore(context.WithoutCancel(ctx), w); err != nil {
 		return errors.Join(err, r.hubs.Close())
 	}
+	if err = r.lead(); err != nil {
+		return errors.Join(err, r.store.Close(), r.hubs.Close())
+	}
 	var books state
 	r.saved, books = openSaved(cfg, w.now, log)
 	r.began = beginning{time.Now(), saved(r.saved.Report()).Ever}
@@ -109,7 +114,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 		Cache: r.store.Stats, Upstreams: r.counted, Dropped: w.dropped, Saved: r.saved, Warmed: ahead.counted, Cluster: r.cluster.counted, Version: build().Version,
 	})
 	r.door = proxy.Server(r.counting(r.watched(&proxy.Handler{
-		Store: r.store, Names: names(cfg), Candidates: cfg.Candidates(), DeniedIsMissing: cfg.DeniedIsMissing, Memory: r.store, Stead: stead, ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
+		Store: r.store, Names: names(cfg), Candidates: cfg.Candidates(), DeniedIsMissing: cfg.DeniedIsMissing, Memory: r.store, Stead: stead, Tunnels: r.tunnels, ID: id, Hold: time.Duration(cfg.Hold), Log: log.Named("proxy"),
 		Observe: func(x proxy.Exchange) { numbers.Observe(answer(x)); saving(r.saved, x) },
 	})), log)
 	r.dress(r.door)
@@ -179,7 +184,7 @@ func absence(cfg config.Config) time.Duration {
 
 // names is what the door must know of the upstreams to read a request.
 func names(cfg config.Config) proxy.Names {
-	n := proxy.Names{Upstreams: map[string]proxy.Upstream{}, Default: cfg.DefaultUpstream, Hosts: cfg.Hosts, Any: cfg.AnyUpstream}
+	n := proxy.Names{Upstreams: map[string]proxy.Upstream{}, Default: cfg.DefaultUpstream, Hosts: cfg.Hosts, Forward: cfg.Forward(), Any: cfg.AnyUpstream}
 	for name, u := range cfg.Upstreams {
 		n.Upstreams[name] = proxy.Upstream{Library: config.Library(name), Prefix: u.Prefix || u.Type == config.Virtual, Callers: cfg.AsksCallers(name)}
 	}
@@ -226,8 +231,12 @@ func listen(w world, flag string, addr config.Address) (net.Listener, error) {
 }
 
 func (r *running) serve(s *http.Server, l net.Listener) {
+	enter := s.Serve
+	if s.TLSConfig != nil { // seen now: a server may put one there once it serves
+		enter = func(l net.Listener) error { return s.ServeTLS(l, "", "") } // its config has the certificate
+	}
 	r.servers.Go(func() {
-		if err := enter(s, l); !errors.Is(err, http.ErrServerClosed) {
+		if err := enter(l); !errors.Is(err, http.ErrServerClosed) {
 			r.broken <- fmt.Errorf("the server at %s: %w", l.Addr(), err)
 		}
 	})

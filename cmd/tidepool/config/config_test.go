@@ -58,6 +58,7 @@ func TestPrecedence(t *testing.T) {
 		{"tls-cert", "door.tls_cert", none, "/a", "/b", "/c"},
 		{"tls-key", "door.tls_key", none, "/a", "/b", "/c"},
 		{"client-ca", "door.client_ca", none, "/a", "/b", "/c"},
+		{"forward-proxy", "door.forward_proxy", none, "true", "true", "true"},
 		{"log-level", "log.level", "info", "debug", "warn", "error"},
 		{"log-format", "log.format", "console", "json", "console", "json"},
 	} {
@@ -95,8 +96,8 @@ func TestPrecedence(t *testing.T) {
 			expect(yaml, c.given, "--"+c.flag)
 		})
 	}
-	if n := len(config.Settings); n != 21 {
-		t.Errorf("there are %d settings: the table above has 16, that of the cluster 5", n)
+	if n := len(config.Settings); n != 22 {
+		t.Errorf("there are %d settings: the table above has 17, that of the cluster 5", n)
 	}
 }
 

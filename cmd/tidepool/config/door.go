@@ -12,10 +12,11 @@ import (
 
 // Door says how clients come in, and what they are known by.
 type Door struct {
-	TLSCert  string             `yaml:"tls_cert" doc:"PEM file of the certificate that clients are shown, with those between it and its authority; without it, clients come in by plain http. Read anew when it changes"`
-	TLSKey   string             `yaml:"tls_key" doc:"PEM file of its key"`
-	ClientCA string             `yaml:"client_ca" doc:"PEM file of the authorities of clients' certificates: clients are asked for one, and may have none. Read anew when it changes"`
-	Issuers  map[string]*Issuer `yaml:"issuers" doc:"clusters of Kubernetes whose service accounts' tokens are believed, by names of your own"`
+	TLSCert      string             `yaml:"tls_cert" doc:"PEM file of the certificate that clients are shown, with those between it and its authority; without it, clients come in by plain http. Read anew when it changes"`
+	TLSKey       string             `yaml:"tls_key" doc:"PEM file of its key"`
+	ClientCA     string             `yaml:"client_ca" doc:"PEM file of the authorities of clients' certificates: clients are asked for one, and may have none. Read anew when it changes"`
+	ForwardProxy bool               `yaml:"forward_proxy" doc:"be the HTTPS_PROXY of clients too, for the hosts of upstreams alone, so that their logins arrive; they must trust forward-ca.crt in the data directory, which is made if it is not there"`
+	Issuers      map[string]*Issuer `yaml:"issuers" doc:"clusters of Kubernetes whose service accounts' tokens are believed, by names of your own"`
 }
 
 // Issuer is who makes tokens that are believed.

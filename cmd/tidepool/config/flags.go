@@ -31,6 +31,7 @@ var Settings = []Setting{
 	{"tls-cert", "door.tls_cert", "FILE"},
 	{"tls-key", "door.tls_key", "FILE"},
 	{"client-ca", "door.client_ca", "FILE"},
+	{"forward-proxy", "door.forward_proxy", ""},
 	{"log-level", "log.level", "LEVEL"},
 	{"log-format", "log.format", "FORMAT"},
 	{"cluster-bind", "cluster.bind", "ADDR"},
