@@ -60,9 +60,7 @@ func TestGoogleByFile(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
 	for file, env := range map[string]bool{gcloudFile(): false, filepath.Join(home, "key.json"): true} {
-		if env {
-			t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", file)
-		}
+		t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", map[bool]string{true: file}[env])
 		for doc, want := range map[string]string{
 			`{"type": "external_account_authorized_user", "audience": "a", "refresh_token": "s3cr3t", "token_url": "` + s.URL + `", "client_id": "c", "client_secret": "s"}`:       "the file's",
 			`{"type": "external_account_authorized_user", "audience": "a", "refresh_token": "s3cr3t-wrong", "token_url": "` + s.URL + `", "client_id": "c", "client_secret": "s"}`: "",
