@@ -101,12 +101,9 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 	if last {
 		patience = hurry
 	}
-	ask := func(ctx context.Context) (resolved, error) { return c.ask(ctx, who, known, have, body) }
-	errand := c.errandOf(ctx, who)
-	r, joined, err := c.names.Do(errand.in(ctx), errand, patience, ask)
-	if joined && grudged(ctx, err) {
-		r, joined, err = c.names.Do(errand.in(ctx), errand, patience, ask)
-	}
+	r, joined, err := insist(ctx, &c.names, c.errandOf(ctx, who), patience, func(ctx context.Context) (resolved, error) {
+		return c.ask(ctx, who, known, have, body)
+	})
 	switch {
 	case errors.Is(err, errSlow):
 		return known.as(Unconfirmed), FromMemory, nil

@@ -12,6 +12,23 @@ import (
 	"github.com/tidepool-oci/tidepool/cache"
 )
 
+// Find is the one image that a text means: its name in full, and the places where it is to be looked for, at least one.
+func (w *Warmer) Find(text string) (ref cache.Ref, places []cache.Ref, err error) {
+	item, err := Parse(text)
+	if err == nil && item.match != nil {
+		err = fmt.Errorf("%q is several images: name each by its tag", text)
+	}
+	if err != nil {
+		return ref, nil, err
+	}
+	ref = cache.Ref{Kind: cache.KindManifest, Tag: item.Tag, Digest: item.Digest}
+	if ref.Registry, ref.Repo, err = w.Name(item.Name); err != nil {
+		return ref, nil, err
+	}
+	places, err = w.places(ref)
+	return ref, places, err
+}
+
 // places are where a thing is to be looked for; at least one.
 func (w *Warmer) places(ref cache.Ref) ([]cache.Ref, error) {
 	if w.Places == nil {
