@@ -25,6 +25,17 @@ func pinOf(t *testing.T, c *Cache, w *things, tag Ref) Pin {
 	return p
 }
 
+// crowd has n other things of 1 MiB pulled through c.
+func (w *things) crowd(t *testing.T, c *Cache, n uint64) {
+	t.Helper()
+	for i := range n {
+		b := noise(100+i, 1<<20)
+		if err := read(t.Context(), c, w.put(b), 0, -1, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (w *things) pin(ctx context.Context, c *Cache, tag Ref) (Pin, error) {
 	found, err := c.Stat(ctx, tag)
 	if err != nil {
@@ -56,15 +67,7 @@ func TestPinnedStays(t *testing.T) {
 			if err := c.Pin(t.Context(), pinOf(t, c, w, tag)); err != nil {
 				t.Fatal(err)
 			}
-			crowd := newThings()
-			for i := range uint64(40) {
-				b := noise(100+i, 1<<20)
-				w.put(b)
-				crowd.add(Ref{Registry: "docker.io", Repo: "library/crowd", Digest: Sum(b)}, b)
-			}
-			if err := crowd.pullAll(t.Context(), c); err != nil {
-				t.Fatal(err)
-			}
+			w.crowd(t, c, 40)
 			time.Sleep(settled)
 			s := c.Stats()
 			if s.Evicted == 0 || s.DiskBytes > 8<<20 || s.PinnedBytes < 2<<20 {
@@ -134,17 +137,7 @@ func TestUnpinned(t *testing.T) {
 		if n := c.Stats().PinnedBytes; n != 0 || len(c.Pins()) != 0 {
 			t.Errorf("%d bytes pinned, %v", n, c.Pins())
 		}
-		for i := range uint64(20) {
-			b := noise(200+i, 1<<20)
-			ref := w.put(b)
-			blob, err := c.Open(t.Context(), ref, Whole)
-			if err == nil {
-				err = errors.Join(blob.Prove(t.Context()), blob.Close())
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
+		w.crowd(t, c, 20)
 		if c.disk.holds(w.refs[1].Digest) {
 			t.Error("it is held for ever")
 		}
@@ -306,17 +299,7 @@ func TestUnreadablePins(t *testing.T) {
 		if err := c.Health(); err == nil || !strings.Contains(err.Error(), "nothing is evicted") {
 			t.Errorf("health: %v", err)
 		}
-		for i := range uint64(8) {
-			ref := w.put(noise(300+i, 1<<20))
-			b, err := c.Open(t.Context(), ref, Whole)
-			var got bytes.Buffer
-			if err == nil {
-				err = errors.Join(b.SendRange(t.Context(), &got, 0, -1), b.Close())
-			}
-			if err != nil || got.Len() != 1<<20 {
-				t.Fatalf("%d bytes, %v", got.Len(), err)
-			}
-		}
+		w.crowd(t, c, 8)
 		land(t, c)
 		c = launch(t, w, o)
 		if err := w.pullAll(t.Context(), c); err != nil || w.count(w.refs[1].Digest) != 1<<20 || c.Health() != nil {

@@ -114,17 +114,17 @@ func (w *world) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cache
 		end = min(end, int(want.Off+want.N))
 	}
 	a.Off = want.Off
-	a.Body = io.NopCloser(&paced_{ctx, bytes.NewReader(b[want.Off:end]), w.pace})
+	a.Body = io.NopCloser(&slowly{ctx, bytes.NewReader(b[want.Off:end]), w.pace})
 	return a, nil
 }
 
-type paced_ struct {
+type slowly struct {
 	ctx  context.Context
 	r    io.Reader
 	pace time.Duration
 }
 
-func (p *paced_) Read(b []byte) (int, error) {
+func (p *slowly) Read(b []byte) (int, error) {
 	if !pause(p.ctx, p.pace) {
 		return 0, p.ctx.Err()
 	}

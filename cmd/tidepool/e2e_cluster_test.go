@@ -18,7 +18,7 @@ import (
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
 
-// pool is some tidepools that are one cluster.
+// cluster is some tidepools that share their cache.
 type cluster struct {
 	t       *testing.T
 	secret  string

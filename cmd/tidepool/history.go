@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,9 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/tidepool-oci/tidepool/cache"
-	"github.com/tidepool-oci/tidepool/cache/warm"
 )
 
 // historyDoc is the document GET /api/v1/history.
@@ -38,26 +34,12 @@ type historyWas struct {
 
 // history says what a tag was, by each name that it is looked for by.
 func (w *warming) history(text string) (any, error) {
-	item, err := warm.Parse(text)
-	if err == nil && (!item.One() || item.Tag == "") {
+	ref, places, err := w.Find(text)
+	if err == nil && ref.Tag == "" {
 		err = fmt.Errorf("%q is no tag: only tags have a history, as alpine:3", text)
 	}
 	if err != nil {
 		return nil, err
-	}
-	ref := cache.Ref{Kind: cache.KindManifest, Tag: item.Tag}
-	if ref.Registry, ref.Repo, err = w.Name(item.Name); err != nil {
-		return nil, err
-	}
-	places := []cache.Ref{ref}
-	if w.Places != nil {
-		found, err := w.Places(ref)
-		if err != nil {
-			return nil, err
-		}
-		if len(found) > 0 {
-			places = found
-		}
 	}
 	doc := historyDoc{Schema: thisSchema, Asked: ref.String(), Places: []historyName{}}
 	var latest time.Time
@@ -97,18 +79,7 @@ func historyCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
-		defer cancel()
-		var doc historyDoc
-		raw, err := t.document(ctx, "/api/v1/history?image="+url.QueryEscape(args[0]), &doc)
-		switch {
-		case err != nil:
-			return err
-		case asJSON:
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), string(raw))
-			return err
-		}
-		return showHistory(cmd.OutOrStdout(), doc)
+		return show(cmd, t, "/api/v1/history?image="+url.QueryEscape(args[0]), asJSON, showHistory)
 	}
 	return cmd
 }

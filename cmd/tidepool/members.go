@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -130,18 +129,7 @@ func ringCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
-		defer cancel()
-		var doc ringDoc
-		raw, err := t.document(ctx, path, &doc)
-		if err == nil && asJSON {
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), string(raw))
-			return err
-		}
-		if err == nil {
-			err = showRing(cmd.OutOrStdout(), doc)
-		}
-		return err
+		return show(cmd, t, path, asJSON, showRing)
 	}
 	return cmd
 }

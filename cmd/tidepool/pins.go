@@ -1,9 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"text/tabwriter"
 
@@ -11,20 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// showPins shows what is pinned.
-func showPins(cmd *cobra.Command, t *there, asJSON bool) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
-	defer cancel()
-	var list pinList
-	raw, err := t.document(ctx, "/api/v1/pins", &list)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), string(raw))
-		return err
-	}
-	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+func showPins(out io.Writer, list pinList) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tDIGEST\tSIZE\tPINNED\tBY\tHELD")
 	for _, p := range list.Pins {
 		held := "yes"

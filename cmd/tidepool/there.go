@@ -96,6 +96,22 @@ func (t *there) document(ctx context.Context, path string, doc any) (json.RawMes
 	return t.read(path, status, body, doc)
 }
 
+// show asks for a document and shows it: as it came, or as people read it.
+func show[D any](cmd *cobra.Command, t *there, path string, asJSON bool, forPeople func(io.Writer, D) error) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), answerTime)
+	defer cancel()
+	var doc D
+	raw, err := t.document(ctx, path, &doc)
+	switch {
+	case err != nil:
+		return err
+	case asJSON:
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), string(raw))
+		return err
+	}
+	return forPeople(cmd.OutOrStdout(), doc)
+}
+
 // read reads a document of the admin API.
 func (t *there) read(path string, status int, body []byte, doc any) (json.RawMessage, error) {
 	var head struct {

@@ -70,7 +70,7 @@ func warmLike(cmd *cobra.Command, pins bool) *cobra.Command {
 		case err != nil:
 			return err
 		case len(o.Images) == 0 && pins && *file == "":
-			return showPins(cmd, t, asJSON)
+			return show(cmd, t, "/api/v1/pins", asJSON, showPins)
 		case len(o.Images) == 0:
 			return usageError{errors.New("say which images: tidepool warm alpine:3, or -f FILE with one on a line")}
 		}

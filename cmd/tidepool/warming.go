@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -174,22 +173,9 @@ func (w *warming) Unpin(images []string) any {
 }
 
 func (w *warming) unpin(text string) (name string, err error) {
-	item, err := warm.Parse(text)
+	ref, places, err := w.Find(text)
 	if err != nil {
 		return "", err
-	}
-	if !item.One() {
-		return "", fmt.Errorf("%q is several images: name each as tidepool pin lists it", text)
-	}
-	ref := cache.Ref{Kind: cache.KindManifest, Tag: item.Tag, Digest: item.Digest}
-	if ref.Registry, ref.Repo, err = w.Name(item.Name); err != nil {
-		return "", err
-	}
-	places := []cache.Ref{ref}
-	if w.Places != nil {
-		if found, err := w.Places(ref); err == nil && len(found) > 0 {
-			places = found
-		}
 	}
 	for _, at := range places {
 		if ok, err := w.store.Unpin(byHand, at); ok || err != nil {
