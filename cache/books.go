@@ -18,6 +18,7 @@ type books struct {
 	promised int64
 	pinned   map[Digest]int // how many want it never to be evicted
 	fixed    int64          // bytes that are kept and pinned
+	copies   int64          // bytes of hot copies
 	frozen   bool           // nothing is evicted: what is pinned is not known
 	evicted  uint64
 	trash    []gone            // removed from the books; their files still are to go
@@ -32,7 +33,7 @@ type gone struct {
 
 func newBooks(budget int64, wake func()) *books {
 	return &books{
-		wake: wake, entries: map[mark]*entry{}, away: map[*entry]string{}, buried: map[mark]struct{}{}, policy: newLRU(),
+		wake: wake, entries: map[mark]*entry{}, away: map[*entry]string{}, buried: map[mark]struct{}{}, policy: newRanks(),
 		pinned: map[Digest]int{},
 		wanted: budget, budget: budget,
 	}
@@ -132,6 +133,9 @@ func (b *books) enter(e *entry, path string) {
 	}
 	b.entries[e.slot.mark()] = e
 	b.kept += e.size
+	if e.copied {
+		b.copies += e.size
+	}
 	if b.isPinned(e) {
 		b.fixed += e.size
 	}
@@ -147,6 +151,9 @@ func (b *books) remove(e *entry) {
 	delete(b.entries, e.slot.mark())
 	delete(b.away, e)
 	b.kept -= e.size
+	if e.copied {
+		b.copies -= e.size
+	}
 	if b.isPinned(e) {
 		b.fixed -= e.size
 	}
@@ -252,7 +259,7 @@ func (b *books) merge(found []*entry, complete bool) {
 		all.policy.Touch(e)
 	}
 	b.discovered(all.kept - b.kept)
-	b.entries, b.policy, b.kept, b.fixed = all.entries, all.policy, all.kept, 0
+	b.entries, b.policy, b.kept, b.copies, b.fixed = all.entries, all.policy, all.kept, all.copies, 0
 	for d := range b.pinned {
 		if e := b.find(slot{digest: d}); e != nil {
 			b.policy.Forget(e)
@@ -271,6 +278,9 @@ func (b *books) lose(m mark) {
 		b.policy.Forget(e)
 		delete(b.entries, m)
 		b.kept -= e.size
+		if e.copied {
+			b.copies -= e.size
+		}
 	}
 }
 

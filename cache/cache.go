@@ -36,7 +36,9 @@ type Options struct {
 
 	Aging        func(Ref) Aging                     // how a name ages; nil: fresh for 5 minutes, stale for as long as it takes
 	Absence      time.Duration                       // how long a source is believed that it does not have something; 0: 30 s
-	Keep         func(Ref) bool                      // whether content is kept once its readers are gone; nil: all is
+	Keep         func(Ref) Keeping                   // what becomes of content once its readers are gone; nil: it is kept
+	Owns         func(Ref) bool                      // whether other members have it fetched by this one; nil: none
+	Landed       func(Ref, Desc)                     // told of what has been fetched and is Kept, at once; nil: nobody
 	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none
 	Callers      func(registry string) time.Duration // how long its yes to a caller's own login is good for a repository; 0, nil: it is asked with ours
 	ProvenRanges bool                                // ranges of what is still arriving wait until its digest is proven

@@ -116,7 +116,7 @@ func TestNotKept(t *testing.T) {
 		data := noise(1, 3<<20)
 		ref := h.put("docker.io", "library/a", data)
 		tag := h.tag("docker.io", "library/a", "1", imageOf("a"))
-		c := open(t, h, Options{ScrubRate: -1, Keep: func(Ref) bool { return false }})
+		c := open(t, h, Options{ScrubRate: -1, Keep: func(Ref) Keeping { return Passing }})
 		for range 3 {
 			errs := make(chan error, 5)
 			for range 5 {

@@ -149,7 +149,7 @@ func (c *Cache) fetchDocument(ctx context.Context, who asked) (*document, error)
 	if err != nil {
 		return nil, err
 	}
-	doc, err := c.receive(who, a)
+	doc, err := c.receive(ctx, who, a)
 	if errors.Is(err, ErrCorrupt) && a.Via != "" {
 		return c.fetchDocument(WithDoubts(ctx, 1), who)
 	}
@@ -197,7 +197,7 @@ func (c *Cache) interpret(ref Ref, doc *document) *document {
 }
 
 // receive reads a document to its end, proves it and keeps it.
-func (c *Cache) receive(who asked, a Answer) (*document, error) {
+func (c *Cache) receive(ctx context.Context, who asked, a Answer) (*document, error) {
 	ref := who.ref
 	limit := int64(largestManifest)
 	if ref.Kind != KindManifest {
@@ -228,7 +228,7 @@ func (c *Cache) receive(who asked, a Answer) (*document, error) {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	doc.Digest, doc.via = d, a.Via
-	c.keep(who, doc)
+	c.keep(who, doc, KeepOf(ctx))
 	return doc, nil
 }
 
@@ -249,13 +249,15 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 	return d, nil
 }
 
-// keep puts a proven document into the tiers and notes what it says.
-func (c *Cache) keep(who asked, doc *document) {
+// keep puts a proven document into the tiers and notes what it says. wanted: it is to stay, whoever else keeps it.
+func (c *Cache) keep(who asked, doc *document, wanted bool) {
 	c.memory.put(doc)
-	if !c.Keeps(who.ref) {
-		// another member does, and this one only what it has served
-	} else if err := c.disk.keep(doc.Digest, doc.data); err != nil {
-		c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
+	if k := c.keeping(who.ref, wanted); k != Passing { // else it was served, and another member keeps it
+		if err := c.disk.keep(doc.Digest, doc.data, k == HotCopy); err != nil {
+			c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
+		} else {
+			c.announce(who.ref.At(doc.Digest), doc.Desc, k)
+		}
 	}
 	c.stats.landed.Add(1)
 	if who.ref.Kind == KindManifest {
@@ -263,9 +265,3 @@ func (c *Cache) keep(who asked, doc *document) {
 		c.family(doc)
 	}
 }
-
-// owns reports whether other members have a thing fetched by this one.
-func (c *Cache) owns(ref Ref) bool { return c.o.Keep != nil && c.o.Keep(ref) }
-
-// Keeps reports whether content of this kind and name stays here once it was fetched.
-func (c *Cache) Keeps(ref Ref) bool { return c.o.Keep == nil || c.o.Keep(ref) }

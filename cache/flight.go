@@ -322,7 +322,11 @@ func (f *flight) land() {
 	f.c.mu.Lock()
 	f.mu.Lock()
 	f.entry = f.part.land(f.size, len(f.riders))
-	if !f.keep && !f.c.Keeps(f.who.ref.At(f.key.digest)) {
+	keeping := f.c.keeping(f.who.ref.At(f.key.digest), f.keep)
+	switch keeping {
+	case HotCopy:
+		f.c.disk.books.spare(f.entry)
+	case Passing:
 		f.c.disk.books.pass(f.entry)
 	}
 	f.fire()
@@ -330,6 +334,7 @@ func (f *flight) land() {
 	delete(f.c.flights, f.key)
 	f.c.mu.Unlock()
 	f.c.stats.landed.Add(1)
+	f.c.announce(f.who.ref.At(f.key.digest), Desc{Digest: f.key.digest, Size: f.size}, keeping)
 }
 
 // open opens the file for one reader, wherever it is by now.

@@ -37,9 +37,12 @@ func (d *disk) land(g Digest, path string, size, promised int64, readers int) *e
 	return e
 }
 
-// keep writes content that is whole in memory, and proven, to the disk.
-func (d *disk) keep(g Digest, data []byte) error {
+// keep writes content that is whole in memory, and proven, to the disk; unless somebody keeps it already, as a hot copy.
+func (d *disk) keep(g Digest, data []byte, copied bool) error {
 	if d.holds(g) {
+		if !copied {
+			d.books.own(slot{digest: g})
+		}
 		return nil
 	}
 	if !d.writable() {
@@ -55,7 +58,9 @@ func (d *disk) keep(g Digest, data []byte) error {
 		d.failed(err)
 		return err
 	}
-	d.land(g, path, n, n, 0)
+	if e := d.land(g, path, n, n, 0); copied {
+		d.books.spare(e)
+	}
 	return nil
 }
 

@@ -148,7 +148,7 @@ func (c *Cache) inquire(ctx context.Context, who asked) (Found, error) {
 		if who.ref.Kind == KindBlob {
 			return f, a.Body.Close()
 		}
-		doc, err := c.receive(who, a)
+		doc, err := c.receive(ctx, who, a)
 		if err == nil {
 			f.Desc = doc.Desc
 		}

@@ -209,7 +209,7 @@ func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body 
 	if err != nil {
 		return resolved{}, err
 	}
-	r, err := c.learn(who, a)
+	r, err := c.learn(ctx, who, a)
 	if errors.Is(err, ErrCorrupt) && a.Via != "" { // from the registry itself, then
 		return c.news(WithDoubts(ctx, 1), who, known, have, body)
 	}
@@ -248,10 +248,10 @@ func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, bod
 }
 
 // learn is what the source says a name is; its content, where that came along, is kept.
-func (c *Cache) learn(who asked, a Answer) (resolved, error) {
+func (c *Cache) learn(ctx context.Context, who asked, a Answer) (resolved, error) {
 	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}, via: a.Via}
 	if a.Body != nil {
-		doc, err := c.receive(who, a)
+		doc, err := c.receive(ctx, who, a)
 		if err != nil {
 			return resolved{}, err
 		}

@@ -30,6 +30,7 @@ type entry struct {
 	readers int32
 	proven  bool // hashed by this process, or by one that ended in good order
 	passing bool // it goes with its last reader
+	copied  bool // a hot copy of what another member keeps
 }
 
 // Policy orders what goes first when room is needed. It is called under the books' lock and never blocks.

@@ -1,0 +1,91 @@
+package cache
+
+import (
+	"slices"
+	"strings"
+)
+
+// Thing is content that has landed, under one of the names that its registry has it by.
+type Thing struct {
+	Ref     Ref // by digest
+	Size    int64
+	HotCopy bool // another member keeps it
+}
+
+// Inventory lists up to n things that are held, most recently used first, from the skip-th on; of what is pinned see Pins.
+// It leaves out what no registry has shown us by a permission of ours that still is good, so that a list of n may be
+// shorter; more reports whether there are any after it.
+func (c *Cache) Inventory(skip, n int) (things []Thing, more bool) {
+	entries, more := c.disk.books.recent(skip, n)
+	found := make(map[Digest]*Thing, len(entries))
+	for _, e := range entries {
+		found[e.slot.digest] = &Thing{Size: e.size, HotCopy: e.copied}
+	}
+	c.facts.scan(linkFact, func(key string, value []byte) bool {
+		if l, ok := decodeLink(value); ok {
+			if ref, ours := linkRef(key); ours && c.trusts(ref.Registry, l.at) {
+				if t := found[ref.Digest]; t != nil && t.Ref.Repo == "" && t.Size == l.size {
+					t.Ref = ref
+				}
+			}
+		}
+		return true
+	})
+	for _, e := range entries {
+		if t := found[e.slot.digest]; t.Ref.Repo != "" {
+			things = append(things, *t)
+		}
+	}
+	return things, more
+}
+
+// linkRef is what a linkKey is about, and whether the yes was given to us, for a repository.
+func linkRef(key string) (ref Ref, ours bool) {
+	parts := strings.SplitN(strings.TrimPrefix(key, linkFact), "\x00", 3)
+	if len(parts) < 3 || parts[1] == "" || parts[2] == "" {
+		return ref, false
+	}
+	ref = Ref{Registry: parts[0], Repo: parts[1], Kind: Kind(parts[2][0] - '0')}
+	d, caller, ok := cutDigest(parts[2][1:])
+	ref.Digest = d
+	return ref, ok && caller == "" && (ref.Kind == KindBlob || ref.Kind == KindManifest)
+}
+
+// recent are what has landed, as it is now, most recently used first.
+func (b *books) recent(skip, n int) (list []entry, more bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	order := b.policy.Order()
+	for _, e := range slices.Backward(order) {
+		if e.slot.partial != 0 {
+			continue
+		}
+		if skip--; skip >= 0 {
+			continue
+		}
+		if len(list) == n {
+			return list, true
+		}
+		list = append(list, *e)
+	}
+	return list, false
+}
+
+// Rank has content that is held be a hot copy, or no longer one.
+func (c *Cache) Rank(d Digest, hotCopy bool) {
+	b := c.disk.books
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.find(slot{digest: d}); e != nil && !(hotCopy && b.isPinned(e)) {
+		b.setCopied(e, hotCopy)
+	}
+}
+
+// Room is the part of the disk's budget that is free, 0 to 1.
+func (c *Cache) Room() float64 {
+	used, budget, _, _ := c.disk.books.sums()
+	if budget <= 0 {
+		return 0
+	}
+	return max(0, float64(budget-used)/float64(budget))
+}

@@ -1,0 +1,123 @@
+package cache
+
+// Keeping says what becomes of content once nobody reads it any more.
+type Keeping uint8
+
+// Kept stays for as long as there is room. A HotCopy is here beside what another member of the cluster keeps: all of them
+// together have a bounded part of the disk, and go first. What is Passing goes with its last reader.
+const (
+	Kept Keeping = iota
+	HotCopy
+	Passing
+)
+
+// keeping decides what becomes of ref's content. wanted: somebody wants it kept, whoever owns it.
+func (c *Cache) keeping(ref Ref, wanted bool) Keeping {
+	if wanted || c.o.Keep == nil {
+		return Kept
+	}
+	return c.o.Keep(ref)
+}
+
+// Keeps reports whether content of this kind and name stays here once it was fetched.
+func (c *Cache) Keeps(ref Ref) bool { return c.keeping(ref, false) == Kept }
+
+// owns reports whether other members have a thing fetched by this one.
+func (c *Cache) owns(ref Ref) bool { return c.o.Owns != nil && c.o.Owns(ref) }
+
+// copyShare is the part of the budget that hot copies may have. In a registry's trace a tenth of the bytes gets four
+// fifths of the requests; what is kept beyond that takes room from what nobody else has.
+const copyShare = 10 // percent
+
+// ranks is the Policy of a member: hot copies go first, and then what was not touched for longest.
+type ranks struct{ copies, rest lru }
+
+func newRanks() ranks { return ranks{newLRU(), newLRU()} }
+
+func (r ranks) Touch(e *entry) {
+	if e.copied {
+		r.copies.Touch(e)
+		return
+	}
+	r.rest.Touch(e)
+}
+
+func (r ranks) Forget(e *entry) {
+	r.copies.Forget(e)
+	r.rest.Forget(e)
+}
+
+func (r ranks) Victim() *entry {
+	if e := r.copies.Victim(); e != nil {
+		return e
+	}
+	return r.rest.Victim()
+}
+
+func (r ranks) Order() []*entry { return append(r.copies.Order(), r.rest.Order()...) }
+
+// announce tells who wants to know of content that has come to stay.
+func (c *Cache) announce(ref Ref, d Desc, k Keeping) {
+	if k == Kept && c.o.Landed != nil && (ref.Kind == KindBlob || ref.Kind == KindManifest) {
+		c.o.Landed(ref, d)
+	}
+}
+
+// spare makes e a hot copy.
+func (b *books) spare(e *entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.setCopied(e, true)
+}
+
+// own makes what is held no hot copy any more.
+func (b *books) own(s slot) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.find(s); e != nil {
+		b.setCopied(e, false)
+	}
+}
+
+// setCopied makes e a hot copy, or no longer one. b.mu is held.
+func (b *books) setCopied(e *entry, copied bool) {
+	if e.copied == copied || b.entries[e.slot.mark()] != e {
+		return
+	}
+	b.policy.Forget(e)
+	if e.copied = copied; !copied {
+		b.copies -= e.size
+	} else {
+		b.copies += e.size
+	}
+	if b.away[e] == "" { // else once it is settled
+		b.prefer(e)
+	}
+	b.trimCopies()
+}
+
+// trimCopies has hot copies go that are more than their share. b.mu is held.
+func (b *books) trimCopies() {
+	for range len(b.entries) {
+		if b.copies <= b.budget/100*copyShare {
+			return
+		}
+		e := b.policy.Victim()
+		if e == nil || !e.copied {
+			return
+		}
+		if e.readers > 0 {
+			b.policy.Touch(e) // it goes the next time
+			return
+		}
+		b.remove(e)
+		b.evicted++
+	}
+}
+
+// copied is how many bytes are hot copies.
+func (b *books) copiedBytes() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.copies
+}

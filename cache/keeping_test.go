@@ -1,0 +1,73 @@
+package cache
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestHotCopies: copies of what others keep have a bounded part of the disk, go before everything else, and are like
+// anything else once they are this member's own.
+func TestHotCopies(t *testing.T) {
+	const size = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub()
+		keeping := HotCopy
+		var landed []Ref
+		c := open(t, h, Options{
+			ScrubRate: -1, Disk: 100 * size, Keep: func(Ref) Keeping { return keeping },
+			Landed: func(r Ref, _ Desc) { landed = append(landed, r) },
+		})
+		fetch := func(seed uint64) Ref {
+			data := noise(seed, size)
+			ref := h.put("docker.io", "library/a", data)
+			if err := read(t.Context(), c, ref, 0, -1, data); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			return ref
+		}
+		var copies []Ref
+		for seed := range uint64(30) {
+			copies = append(copies, fetch(seed))
+			time.Sleep(time.Second)
+		}
+		if n := c.disk.books.copiedBytes(); n > 10*size || n < 8*size {
+			t.Errorf("%d bytes are hot copies, of a budget of %d", n, 100*size)
+		}
+		if c.Holds(copies[0].Digest) || !c.Holds(copies[29].Digest) {
+			t.Error("it is not the oldest that went")
+		}
+		if len(landed) != 0 {
+			t.Errorf("hot copies are told of: %v", landed)
+		}
+		c.Rank(copies[28].Digest, false)
+		keeping = Kept
+		var own []Ref
+		for seed := range uint64(88) {
+			own = append(own, fetch(100+seed))
+			time.Sleep(time.Second)
+		}
+		for _, ref := range append(own, copies[28]) {
+			if !c.Holds(ref.Digest) {
+				t.Errorf("%s went before the hot copies", ref)
+			}
+		}
+		if len(landed) != len(own) {
+			t.Errorf("told of %d of %d", len(landed), len(own))
+		}
+		things, more := c.Inventory(0, 10)
+		if len(things) != 10 || !more {
+			t.Fatalf("%d things, more: %t", len(things), more)
+		}
+		for i, x := range things {
+			if want := own[len(own)-1-i]; x.Ref != want || x.Size != size || x.HotCopy {
+				t.Errorf("%d: %+v, want %s", i, x, want)
+			}
+		}
+		c.Rank(own[87].Digest, true)
+		if things, more = c.Inventory(0, 1000); more || !things[len(things)-1].HotCopy {
+			t.Errorf("a copy does not come last: %+v", things[len(things)-1])
+		}
+	})
+}
