@@ -3,6 +3,7 @@ package cache
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // Thing is content that has landed, under one of the names that its registry has it by.
@@ -88,4 +89,42 @@ func (c *Cache) Room() float64 {
 		return 0
 	}
 	return max(0, float64(budget-used)/float64(budget))
+}
+
+// Names calls fn for the tags that are known, with what they were when their registry last said so.
+func (c *Cache) Names(fn func(ref Ref, d Desc, asOf time.Time)) {
+	c.facts.scan(nameFact, func(key string, value []byte) bool {
+		parts := strings.SplitN(key[len(nameFact):], "\x00", 3)
+		if len(parts) < 3 || parts[2] == "" {
+			return true
+		}
+		ref := Ref{Registry: parts[0], Repo: parts[1], Kind: Kind(parts[2][0] - '0'), Tag: parts[2][1:]}
+		n, ok := decodeName(value)
+		// What a caller was told has him in its key, which is no tag.
+		if ok && ref.Kind == KindManifest && ref.Tag != "" && ref.Check() == nil && c.trusts(ref.Registry, n.asOf) {
+			fn(ref, n.Desc, n.asOf)
+		}
+		return true
+	})
+}
+
+// Learn notes what a tag was at a time, as somebody else was told by its registry, unless something later is known.
+func (c *Cache) Learn(ref Ref, d Desc, asOf time.Time) {
+	if ref.Kind != KindManifest || ref.Tag == "" || d.Digest.IsZero() || c.byCaller(ref.Registry) || asOf.After(c.now().Add(skew)) {
+		return
+	}
+	who := asked{ref: ref}
+	if r, known := c.recall(who); !known || r.asOf.Before(asOf) {
+		c.remember(who, name{d, asOf})
+	}
+}
+
+// skew is how far ahead of ours another member's clock may be: with NTP it is a thousandth of that.
+const skew = time.Minute
+
+// named tells who wants to know what a registry has just said of a tag to this cache, and not to another.
+func (c *Cache) named(who asked, r resolved) {
+	if c.o.Named != nil && who.caller == "" && r.via == "" && who.ref.Kind == KindManifest {
+		c.o.Named(who.ref, r.Desc, r.asOf)
+	}
 }

@@ -176,6 +176,7 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 		c.sulks.Delete(who)
 		c.sulks.Delete(who.any())
 		c.remember(who, r.name)
+		c.named(who, r)
 		return r, nil
 	case errors.Is(err, ErrNotFound) && have && c.aging(who.ref).Keep && c.trusts(who.ref.Registry, known.asOf):
 		c.log.Info("gone upstream, and kept", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,16 +23,23 @@ type Store interface {
 // Peer answers other members. It never asks another member to fetch something: a question goes one hop.
 type Peer struct {
 	Store    Store
-	Identity *Identity   // who may ask
-	Log      *zap.Logger // nil: silence
+	Identity *Identity     // who may ask
+	Busy     *atomic.Int64 // counts what is being answered, for all to know; nil: nobody does
+	Taker    *Taker        // takes what other members have it keep, too; nil: nothing is taken
+	Log      *zap.Logger   // nil: silence
 }
 
 // ServeHTTP answers one question.
 func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if _, err := p.Identity.Member(r.TLS); err != nil { // its secret was taken out since it came
+	name, err := p.Identity.Member(r.TLS)
+	if err != nil { // its secret was taken out since it came
 		http.Error(w, "who asks is no member", http.StatusForbidden)
 		return
 	}
+	if p.Taker != nil && p.Taker.serve(w, r, name) {
+		return
+	}
+	defer p.busy(w)()
 	q, err := readQuestion(r)
 	if err != nil {
 		http.Error(w, "no question that a member asks", http.StatusBadRequest)
@@ -54,6 +62,15 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { _ = b.Close() }()
 	p.send(ctx, w, line, q, b)
+}
+
+// busy counts one answer, which says how many there are.
+func (p *Peer) busy(w http.ResponseWriter) (done func()) {
+	if p.Busy == nil {
+		return func() {}
+	}
+	w.Header().Set(headLoad, strconv.FormatInt(p.Busy.Add(1), 10))
+	return func() { p.Busy.Add(-1) }
 }
 
 // resolve says what a name is.

@@ -168,9 +168,14 @@ type node struct {
 	t      *testing.T
 	store  *cache.Cache
 	router *Router
+	copies *Copies
+	busy   atomic.Int64
 	server *http.Server
 	line   net.Listener
 	view   atomic.Pointer[View]
+	news   atomic.Pointer[chan struct{}] // closed at the next change of the view
+	end    context.CancelFunc            // of what runs in the background
+	ran    sync.WaitGroup
 }
 
 // town is a cluster in one process, whose members are told who there is.
@@ -180,10 +185,13 @@ type town struct {
 	world   *world
 	nodes   []*node
 	secrets [][]byte
+	copies  int // of each thing
 }
 
-func newTown(t *testing.T, w *world, n int) *town {
-	c := &town{t: t, net: new(origintest.Net), world: w, secrets: [][]byte{[]byte("a secret of sixteen bytes and more")}}
+func newTown(t *testing.T, w *world, n int) *town { return newTownOf(t, w, n, 1) }
+
+func newTownOf(t *testing.T, w *world, n, copies int) *town {
+	c := &town{t: t, net: new(origintest.Net), world: w, secrets: [][]byte{[]byte("a secret of sixteen bytes and more")}, copies: copies}
 	for range n {
 		c.add()
 	}
@@ -198,27 +206,38 @@ func (c *town) add() *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext}, Next: c.world}
+	n.news.Store(new(make(chan struct{})))
+	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext}, Next: c.world, Replicas: c.copies, Busy: &n.busy}
+	n.copies = &Copies{Router: n.router, Changed: func() <-chan struct{} { return *n.news.Load() }}
 	dir, err := os.MkdirTemp("/dev/shm", "tidepool-cluster-")
 	if err != nil {
 		dir = c.t.TempDir()
 	}
 	c.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	n.store, err = cache.New(c.t.Context(), n.router, cache.Options{Dir: dir, Disk: 1 << 30, ScrubRate: -1, Keep: n.router.Owns, Absence: -1})
+	n.store, err = cache.New(c.t.Context(), n.router, cache.Options{
+		Dir: dir, Disk: 1 << 30, ScrubRate: -1, Absence: -1,
+		Keep: n.router.Keep, Owns: n.router.Owns, Landed: n.copies.Landed, Named: n.copies.Named,
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n.server = (&Peer{Store: n.store, Identity: id}).Server()
+	n.copies.Store = n.store
+	n.server = (&Peer{Store: n.store, Identity: id, Busy: &n.busy, Taker: &Taker{Store: n.store}}).Server()
 	if n.line, err = c.net.Listen(n.Addr); err != nil {
 		c.t.Fatal(err)
 	}
 	go func() { _ = n.server.ServeTLS(n.line, "", "") }()
+	var ctx context.Context
+	ctx, n.end = context.WithCancel(c.t.Context())
+	n.ran.Go(func() { _ = n.copies.Run(ctx) })
 	c.t.Cleanup(n.close)
 	c.nodes = append(c.nodes, n)
 	return n
 }
 
 func (n *node) close() {
+	n.end()
+	n.ran.Wait()
 	_ = n.server.Close()
 	_ = n.router.Remotes.Close()
 	if err := n.store.Close(); err != nil {
@@ -239,6 +258,34 @@ func (c *town) agree() {
 
 func (n *node) sees(all map[string]Member) {
 	n.view.Store(&View{Self: n.Name, Ring: NewRing(slices.Collect(maps.Values(all))), Members: all})
+	close(*n.news.Swap(new(make(chan struct{}))))
+}
+
+// part has members be out of the others' sight.
+func (c *town) part(gone ...*node) {
+	all := map[string]Member{}
+	for _, n := range c.nodes {
+		if !slices.Contains(gone, n) {
+			all[n.Name] = n.Member
+		}
+	}
+	for _, n := range c.nodes {
+		if !slices.Contains(gone, n) {
+			n.sees(all)
+		}
+	}
+}
+
+// kill ends a member as a crash does, and has the others know.
+func (c *town) kill(n *node) {
+	n.end()
+	_ = n.server.Close()
+	c.part(n)
+}
+
+// without are the nodes but one.
+func (c *town) without(gone ...*node) []*node {
+	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *node) bool { return slices.Contains(gone, n) })
 }
 
 // pull reads all of a thing through a member, and compares.

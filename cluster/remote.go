@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"strconv"
 	"sync"
 	"time"
 
@@ -106,6 +107,7 @@ type remote struct {
 	transport *http.Transport
 	client    *http.Client
 	temper    temper
+	load      load
 }
 
 // ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
@@ -159,6 +161,9 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
 	a.Via = x.member.Name
+	if n, err := strconv.ParseInt(res.Header.Get(headLoad), 10, 64); err == nil && n >= 0 {
+		x.load.tell(n, time.Now())
+	}
 	if res.StatusCode != http.StatusOK {
 		b, err := io.ReadAll(io.LimitReader(res.Body, mostError))
 		if err = errors.Join(err, res.Body.Close()); err != nil {
@@ -170,7 +175,7 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 		cancel(nil)
 		return a, res.Body.Close()
 	}
-	a.Body = newBody(res.Body, cancel)
+	a.Body = newBody(res.Body, cancel, &x.load)
 	return a, nil
 }
 
@@ -179,10 +184,12 @@ type body struct {
 	io.ReadCloser
 	alarm  *time.Timer
 	cancel context.CancelCauseFunc
+	done   func() // takes it off the member's load, once
 }
 
-func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc) *body {
-	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel}
+func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc, l *load) *body {
+	l.mine.Add(1)
+	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel, sync.OnceFunc(func() { l.mine.Add(-1) })}
 }
 
 // Read reads, and does not wait for ever.
@@ -200,6 +207,7 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) Close() error {
 	b.alarm.Stop()
 	err := b.ReadCloser.Close()
+	b.done()
 	b.cancel(nil)
 	return err
 }

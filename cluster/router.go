@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,9 +21,13 @@ type Router struct {
 	Next    cache.Source // the world
 	// Alone reports whether each member asks a registry by itself and keeps what it has fetched, because what a client may
 	// have there is known only to the member that it asks; nil: of none.
-	Alone func(registry string) bool
-	Log   *zap.Logger // nil: silence
+	Alone      func(registry string) bool
+	Replicas   int           // how many members keep a thing; 0: one
+	RepairRate int64         // bytes a second that a member takes of what is in no hurry; 0: without bound
+	Busy       *atomic.Int64 // how many questions of other members are being answered here: its Peer's; nil: not known
+	Log        *zap.Logger   // nil: silence
 
+	heat  heat
 	count counters
 }
 
@@ -32,16 +37,17 @@ type RouterStats struct {
 	Told   uint64 // of these, answered: content, or a failure to have it
 	Silent uint64 // not answered: another member was asked, or the registry
 	Held   uint64 // content that a member had which is not, or not yet, its owner
+	Spilt  uint64 // of these, because its owner had too much to do
 	Hub    uint64 // questions to registries
 }
 
-type counters struct{ asked, told, silent, held, hub atomic.Uint64 }
+type counters struct{ asked, told, silent, held, spilt, hub atomic.Uint64 }
 
 // Stats reads the counters.
 func (r *Router) Stats() RouterStats {
 	return RouterStats{
 		Asked: r.count.asked.Load(), Told: r.count.told.Load(), Silent: r.count.silent.Load(), Held: r.count.held.Load(),
-		Hub: r.count.hub.Load(),
+		Spilt: r.count.spilt.Load(), Hub: r.count.hub.Load(),
 	}
 }
 
@@ -49,6 +55,9 @@ const (
 	// owners are asked in turn to fetch a thing; beyond the second the registry is asked rather than a third member that
 	// nobody else would ask.
 	owners = 2
+	// former is how many members are asked whether they hold what is about to be fetched: the one that owned it before
+	// this one, and the one before that, should two have joined since it was last asked for.
+	former = 2
 )
 
 // Resolve asks the owner of a name what it is.
@@ -61,13 +70,31 @@ func (r *Router) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cach
 	return r.route(ctx, question{ref: ref, want: want})
 }
 
-// Owns reports whether this member is the one that keeps a thing: its owner, or the next one while that is silent.
+// Owns reports whether other members have a thing fetched by this one: it is the owner, or the next one while that is
+// silent.
 func (r *Router) Owns(ref cache.Ref) bool {
 	v := r.view()
+	return v == nil || r.alone(ref) || r.stands(v, v.Ring.Owners(KeyOf(ref), owners))
+}
+
+// Keep says what becomes of a thing here once it was fetched.
+func (r *Router) Keep(ref cache.Ref) cache.Keeping {
+	v := r.view()
 	if v == nil || r.alone(ref) {
-		return true
+		return cache.Kept
 	}
-	order := v.Ring.Owners(KeyOf(ref), owners)
+	order := v.Ring.Owners(KeyOf(ref), max(owners, r.Replicas))
+	switch {
+	case isAmong(order[:min(len(order), max(1, r.Replicas))], v.Self), r.stands(v, order[:min(len(order), owners)]):
+		return cache.Kept
+	case ref.Kind == cache.KindBlob && r.heat.hot(ref.Digest):
+		return cache.HotCopy
+	}
+	return cache.Passing
+}
+
+// stands reports whether this member is the first of order that is not silent.
+func (r *Router) stands(v *View, order []Member) bool {
 	for _, m := range order {
 		if m.Name == v.Self {
 			return true
@@ -77,6 +104,10 @@ func (r *Router) Owns(ref cache.Ref) bool {
 		}
 	}
 	return len(order) == 0
+}
+
+func isAmong(members []Member, name string) bool {
+	return slices.ContainsFunc(members, func(m Member) bool { return m.Name == name })
 }
 
 func (r *Router) alone(ref cache.Ref) bool { return r.Alone != nil && r.Alone(ref.Registry) }
@@ -97,9 +128,18 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 		return r.hub(ctx, q)
 	}
 	q.urgency, q.doubts = cache.UrgencyOf(ctx), cache.DoubtsOf(ctx)
-	order := v.Ring.Owners(KeyOf(q.ref), owners+1)
 	if q.want.HeldOnly {
 		return cache.Answer{}, cache.ErrNotHeld
+	}
+	if a, done, err := r.offered(ctx, v, q); done {
+		return a, err
+	}
+	order := v.Ring.Owners(KeyOf(q.ref), owners+former)
+	if len(order) > 0 && order[0].Name != v.Self && q.ref.Kind == cache.KindBlob && q.want.Off == 0 && !q.resolve {
+		r.heat.note(q.ref.Digest, time.Now())
+	}
+	if a, ok := r.spill(ctx, v, order, q); ok {
+		return a, nil
 	}
 	for _, m := range order[:min(owners, len(order))] {
 		// A member that has sent other bytes is not asked for them again.
@@ -115,25 +155,66 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	return r.own(ctx, v, order, q)
 }
 
-// own answers as the owner of a thing does: from the registry, unless the member has it that owned it before, or would
+// own answers as the owner of a thing does: from the registry, unless a member has it that owned it before, or would
 // own it if this one were not there.
 func (r *Router) own(ctx context.Context, v *View, order []Member, q question) (cache.Answer, error) {
 	cache.MayWait(ctx, "")
 	if q.doubts == 0 && !q.resolve {
-		held := q
-		held.want.HeldOnly = true
-		for _, m := range order[:min(owners, len(order))] {
-			if m.Name == v.Self {
+		left := former
+		for _, m := range order {
+			if m.Name == v.Self || left == 0 {
 				continue
 			}
-			if a, err := r.ask(ctx, m, held); err == nil {
-				r.count.held.Add(1)
+			left--
+			if a, err := r.askHeld(ctx, m, q); err == nil {
 				return a, nil
 			}
-			break
 		}
 	}
 	return r.hub(ctx, q)
+}
+
+// askHeld asks a member for what it holds.
+func (r *Router) askHeld(ctx context.Context, m Member, q question) (cache.Answer, error) {
+	q.want.HeldOnly = true
+	a, err := r.ask(ctx, m, q)
+	if err == nil {
+		r.count.held.Add(1)
+	}
+	return a, err
+}
+
+// spill asks the next member for a blob whose owner has more than its share to do. That one is asked all the same where
+// the next does not hold it.
+func (r *Router) spill(ctx context.Context, v *View, order []Member, q question) (a cache.Answer, ok bool) {
+	if q.ref.Kind != cache.KindBlob || q.resolve || q.doubts > 0 || len(order) < 2 || order[0].Name == v.Self || order[1].Name == v.Self {
+		return a, false
+	}
+	limit := r.limit(v)
+	if r.loadOf(order[0]) < limit || r.loadOf(order[1]) >= limit {
+		return a, false
+	}
+	a, err := r.askHeld(ctx, order[1], q)
+	if err == nil {
+		r.count.spilt.Add(1)
+	}
+	return a, err == nil
+}
+
+func (r *Router) loadOf(m Member) int64 { return r.Remotes.to(m).load.now(time.Now()) }
+
+// limit is how many requests in flight a member may have before others are asked in its place.
+func (r *Router) limit(v *View) (n int64) {
+	var sum int64
+	if r.Busy != nil {
+		sum = r.Busy.Load()
+	}
+	for _, m := range v.Ring.members {
+		if m.Name != v.Self {
+			sum += r.loadOf(m)
+		}
+	}
+	return limitOf(sum, len(v.Ring.members))
 }
 
 func (r *Router) hub(ctx context.Context, q question) (cache.Answer, error) {

@@ -30,6 +30,7 @@ const (
 	headOff    = "Tidepool-Off"
 	headAsOf   = "Tidepool-As-Of" // nanoseconds since 1970
 	headStale  = "Tidepool-Stale"
+	headLoad   = "Tidepool-Load" // how many answers the member was busy with
 
 	// mostQuery is the longest question: a repository, a tag and two sha512 digests.
 	mostQuery = 2 << 10

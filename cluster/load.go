@@ -1,0 +1,43 @@
+package cluster
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// bound is how far above the mean of all a member's load may be before others are asked in its place (consistent
+	// hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam, 2016; 1.25 is what load balancers use).
+	bound = 1.25
+	// leastLoad is what every member carries without help: a few requests are no load, and their mean is no measure.
+	leastLoad = 8
+	// loadAge is how long what a member said of its load is believed.
+	loadAge = 3 * time.Second
+)
+
+// load is how busy a member is, as far as is known here: what it said with its last answer, or how many of its answers
+// are being read here, whichever is more.
+type load struct {
+	mine atomic.Int64
+	told atomic.Int64
+	at   atomic.Int64 // when it was told, in nanoseconds since 1970
+}
+
+func (l *load) tell(n int64, now time.Time) {
+	l.told.Store(n)
+	l.at.Store(now.UnixNano())
+}
+
+func (l *load) now(now time.Time) int64 {
+	n := l.mine.Load()
+	if now.Sub(time.Unix(0, l.at.Load())) < loadAge {
+		n = max(n, l.told.Load())
+	}
+	return n
+}
+
+// limitOf is how many requests in flight a member may have, of all that members together have.
+func limitOf(sum int64, members int) int64 {
+	return max(leastLoad, int64(math.Ceil(bound*float64(sum)/float64(max(1, members)))))
+}

@@ -1,0 +1,328 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// chunk is how many things are looked at between two looks at what is held: enough that a look at a million costs little.
+const chunk = 50_000
+
+// tend repairs after each change of the ring, and once in a while, until ctx ends.
+func (c *Copies) tend(ctx context.Context) {
+	var done *View
+	again := time.NewTimer(roundEvery)
+	defer again.Stop()
+	for ctx.Err() == nil {
+		changed := c.changed()
+		v := c.Router.view()
+		if v != nil && (done == nil || done.Ring != v.Ring) {
+			if !c.quiet(ctx, v) {
+				continue
+			}
+			done = v
+			again.Reset(roundEvery)
+			if !c.round(ctx, v) {
+				again.Reset(againAfter)
+			}
+			continue
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+			done = nil
+		case <-ctx.Done():
+		}
+	}
+}
+
+// tendPins has pins be kept where they are to be, soon after they were made and after each change of the ring, until ctx
+// ends.
+func (c *Copies) tendPins(ctx context.Context) {
+	look := time.NewTicker(pinsEvery)
+	defer look.Stop()
+	given := map[string]bool{}
+	var last *Ring
+	for {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+		v := c.Router.view()
+		if v == nil {
+			continue
+		}
+		if v.Ring != last {
+			if !c.quiet(ctx, v) {
+				continue
+			}
+			clear(given)
+			last = v.Ring
+		}
+		c.givePins(ctx, v, given)
+		c.dropPins(v)
+	}
+}
+
+func (c *Copies) changed() <-chan struct{} {
+	if c.Changed == nil {
+		return nil
+	}
+	return c.Changed()
+}
+
+// quiet waits until nothing has changed for a while. False: something has.
+func (c *Copies) quiet(ctx context.Context, v *View) bool {
+	alarm := time.NewTimer(cmp.Or(c.Settle, settled))
+	defer alarm.Stop()
+	for {
+		changed := c.changed()
+		if now := c.Router.view(); now == nil || now.Ring != v.Ring {
+			return false
+		}
+		select {
+		case <-changed:
+		case <-alarm.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// round looks through all that is held and has it be where it belongs by v. It reports whether it came to its end, and
+// all was taken.
+func (c *Copies) round(ctx context.Context, v *View) bool {
+	c.count.rounds.Add(1)
+	whole := c.giveNames(ctx, v)
+	for skip, more := 0, true; more; skip += chunk {
+		var things []cache.Thing
+		things, more = c.Store.Inventory(skip, chunk)
+		for at := 0; at < len(things); at += mostThings {
+			if now := c.Router.view(); ctx.Err() != nil || now == nil || now.Ring != v.Ring {
+				return true // there is another round, or none
+			}
+			taken := c.offer(ctx, v, things[at:min(len(things), at+mostThings)], false)
+			c.count.repaired.Add(uint64(taken.taken))
+			whole = whole && taken.all
+		}
+	}
+	return whole
+}
+
+// outcome is what came of an offer.
+type outcome struct {
+	taken int
+	all   bool // everybody has what they are to have
+}
+
+// offer offers things to those who are to keep them by v. What all of them have, and this member is not to keep, is a hot
+// copy from now on.
+func (c *Copies) offer(ctx context.Context, v *View, things []cache.Thing, hurry bool) (sum outcome) {
+	sum.all = true
+	lists := map[string][]cache.Thing{}
+	to := map[string]Member{}
+	var foreign []cache.Thing
+	for _, x := range things {
+		keepers := v.Ring.Owners(KeyOf(x.Ref), max(1, c.Router.Replicas))
+		mine := isAmong(keepers, v.Self)
+		switch {
+		case c.Router.alone(x.Ref), x.HotCopy && !mine:
+			continue
+		case x.HotCopy:
+			c.Store.Rank(x.Ref.Digest, false)
+		case !mine:
+			foreign = append(foreign, x)
+		}
+		for _, m := range keepers {
+			if m.Name != v.Self {
+				to[m.Name], lists[m.Name] = m, append(lists[m.Name], x)
+			}
+		}
+	}
+	missed := map[cache.Digest]bool{}
+	for name, list := range lists {
+		taken := c.offerTo(ctx, to[name], list, hurry, missed)
+		sum.taken += taken.taken
+		sum.all = sum.all && taken.all
+	}
+	for _, x := range foreign {
+		if !missed[x.Ref.Digest] && !hurry && ctx.Err() == nil {
+			c.Store.Rank(x.Ref.Digest, true)
+		}
+	}
+	return sum
+}
+
+// offerTo offers things to one member and has it take what it lacks. missed collects what it has not.
+func (c *Copies) offerTo(ctx context.Context, m Member, list []cache.Thing, hurry bool, missed map[cache.Digest]bool) (sum outcome) {
+	sum.all = true
+	miss := func(x cache.Thing) {
+		sum.all = false
+		missed[x.Ref.Digest] = true
+	}
+	o := offer{Hurry: hurry, Things: make([]thing, len(list))}
+	for i, x := range list {
+		o.Things[i] = thingOf(x.Ref, x.Size)
+	}
+	var a lacking
+	asking, cancel := context.WithTimeout(ctx, headTime)
+	err := c.Router.Remotes.to(m).post(asking, offerPath, o, &a)
+	cancel()
+	if err != nil || a.Full {
+		c.log().Debug("not all is taken", zap.String("member", m.Name), zap.Bool("full", a.Full), zap.Error(err))
+		for _, x := range list {
+			miss(x) // which of them, nobody knows
+		}
+	}
+	var mu sync.Mutex
+	var giving sync.WaitGroup
+	slots := make(chan struct{}, writers)
+	for _, i := range a.Lacks {
+		if i < 0 || i >= len(list) || ctx.Err() != nil {
+			break
+		}
+		slots <- struct{}{}
+		giving.Go(func() {
+			defer func() { <-slots }()
+			err := c.give(ctx, m, o.Things[i], hurry)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				miss(list[i])
+				return
+			}
+			sum.taken++
+		})
+	}
+	giving.Wait()
+	return sum
+}
+
+// giveNames tells those who are to keep names by v what is known of them, and reports whether all was told.
+func (c *Copies) giveNames(ctx context.Context, v *View) bool {
+	var batch []named
+	tell := func() {
+		if len(batch) > 0 && ctx.Err() == nil {
+			c.spread(ctx, batch)
+		}
+		batch = batch[:0]
+	}
+	c.Store.Names(func(ref cache.Ref, d cache.Desc, asOf time.Time) {
+		if batch = append(batch, namedOf(ref, d, asOf)); len(batch) == mostThings {
+			tell()
+		}
+	})
+	tell()
+	return ctx.Err() == nil
+}
+
+// HandOver gives away what only this member holds, most recently used first, before it leaves, until ctx ends. The ring
+// must be without it already. It reports how many things and pins were taken, and whether that was all.
+func (c *Copies) HandOver(ctx context.Context) (taken int, all bool) {
+	v := c.Router.View()
+	if v == nil || len(v.Ring.members) == 0 || isAmong(v.Ring.members, v.Self) {
+		return 0, true
+	}
+	all = c.giveNames(ctx, v)
+	taken = c.givePins(ctx, v, map[string]bool{})
+	for skip, more := 0, true; more; skip += chunk {
+		var things []cache.Thing
+		things, more = c.Store.Inventory(skip, chunk)
+		for at := 0; at < len(things); at += mostThings {
+			sum := c.offer(ctx, v, things[at:min(len(things), at+mostThings)], true)
+			taken += sum.taken
+			c.count.handed.Add(uint64(sum.taken))
+			if all = all && sum.all; ctx.Err() != nil {
+				return taken, false
+			}
+		}
+	}
+	return taken, all
+}
+
+// A pin that another member keeps for the one that made it says so by its owner.
+const heldFor = "copy of "
+
+// homeOf is the member that made a pin, and what its owner is called there.
+func homeOf(p cache.Pin, self string) (home, owner string) {
+	if rest, ok := strings.CutPrefix(p.Owner, heldFor); ok {
+		home, owner, _ = strings.Cut(rest, "/")
+		return home, owner
+	}
+	return self, p.Owner
+}
+
+// HeldFor is the owner of a copy of a pin that a member has made.
+func HeldFor(member, owner string) string { return heldFor + member + "/" + owner }
+
+// givePins has pins be kept by as many members as are to: those made here, and those whose member is gone. given has those
+// that were given already.
+func (c *Copies) givePins(ctx context.Context, v *View, given map[string]bool) (taken int) {
+	for _, p := range c.Store.Pins() {
+		home, owner := homeOf(p, v.Self)
+		if _, there := v.Members[home]; home != v.Self && there || c.Router.alone(p.Ref) {
+			continue
+		}
+		doc := pinnedOf(p)
+		doc.Owner = HeldFor(home, owner)
+		for _, m := range without(c.keepersOf(v, p.Ref, home), v.Self) {
+			key := m.Name + "\x00" + doc.Owner + "\x00" + p.Ref.String() + "\x00" + p.At.String()
+			if given[key] {
+				continue
+			}
+			sending, cancel := context.WithTimeout(ctx, mostTake+time.Duration(p.Bytes()/slowTake)*time.Second)
+			err := c.Router.Remotes.to(m).post(sending, pinPath, doc, &struct{}{})
+			cancel()
+			if err != nil {
+				c.log().Warn("a pin has fewer copies than it is to have", zap.String("member", m.Name), zap.Stringer("image", p.Ref), zap.Error(err))
+				continue
+			}
+			given[key] = true
+			taken++
+			c.count.pins.Add(1)
+		}
+	}
+	return taken
+}
+
+// keepersOf are the members that are to keep a pin, besides the one that made it. Of one that leaves, at least one.
+func (c *Copies) keepersOf(v *View, ref cache.Ref, home string) []Member {
+	n := max(1, c.Router.Replicas)
+	if isAmong(v.Ring.members, home) {
+		n--
+	}
+	keepers := without(v.Ring.Owners(KeyOf(ref), n+1), home)
+	return keepers[:min(n, len(keepers))]
+}
+
+// dropPins takes back copies of pins that others are to keep now, as long as the member that made them has them.
+func (c *Copies) dropPins(v *View) {
+	for _, p := range c.Store.Pins() {
+		home, _ := homeOf(p, v.Self)
+		if home == v.Self || !isAmong(v.Ring.members, home) || isAmong(c.keepersOf(v, p.Ref, home), v.Self) {
+			continue
+		}
+		if _, err := c.Store.Unpin(p.Owner, p.Ref); err != nil {
+			c.log().Warn("a copy of a pin stays, though others are to keep it", zap.Stringer("image", p.Ref), zap.Error(err))
+		}
+	}
+}
+
+func without(members []Member, name string) []Member {
+	var rest []Member
+	for _, m := range members {
+		if m.Name != name {
+			rest = append(rest, m)
+		}
+	}
+	return rest
+}
