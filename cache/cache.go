@@ -358,7 +358,7 @@ func (c *Cache) Stats() Stats {
 	for i := range s.Opened {
 		s.Opened[i] = c.stats.opened[i].Load()
 	}
-	s.PinnedBytes = c.disk.books.fixedBytes()
+	s.PinnedBytes, s.HotCopyBytes = c.disk.books.fixedBytes(), c.disk.books.copiedBytes()
 	s.DiskBytes, s.DiskBudget, s.DiskEntries, s.Evicted = c.disk.books.sums()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -374,19 +374,20 @@ func (c *Cache) Health() error { return errors.Join(c.disk.health(), c.pins.heal
 
 // Stats are the cache's counters since start, and its gauges now.
 type Stats struct {
-	Opened      [5]uint64 // answers by Tier
-	Sent        uint64    // bytes handed to readers
-	Fetched     uint64    // bytes taken from the source
-	Landed      uint64    // things proven and kept
-	Evicted     uint64    // things removed to make room
-	Corrupt     uint64    // things whose bytes were wrong: from the source, or on disk
-	Revalidated uint64    // names asked for again because they had aged
-	Stale       uint64    // answers with a name that had aged and could not be asked for
-	Flights     int       // downloads under way
-	DiskBytes   int64     // on the books, what is being fetched included
-	DiskBudget  int64
-	DiskEntries int
-	PinnedBytes int64 // of DiskBytes, what is never evicted
-	Scanned     bool  // the scan after the start is over: DiskBytes is exact
-	MemoryBytes int64
+	Opened       [5]uint64 // answers by Tier
+	Sent         uint64    // bytes handed to readers
+	Fetched      uint64    // bytes taken from the source
+	Landed       uint64    // things proven and kept
+	Evicted      uint64    // things removed to make room
+	Corrupt      uint64    // things whose bytes were wrong: from the source, or on disk
+	Revalidated  uint64    // names asked for again because they had aged
+	Stale        uint64    // answers with a name that had aged and could not be asked for
+	Flights      int       // downloads under way
+	DiskBytes    int64     // on the books, what is being fetched included
+	DiskBudget   int64
+	DiskEntries  int
+	PinnedBytes  int64 // of DiskBytes, what is never evicted
+	HotCopyBytes int64 // of DiskBytes, what other members of the cluster keep, too
+	Scanned      bool  // the scan after the start is over: DiskBytes is exact
+	MemoryBytes  int64
 }

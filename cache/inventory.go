@@ -57,8 +57,13 @@ func (b *books) recent(skip, n int) (list []entry, more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	order := b.policy.Order()
+	for e := range b.away { // it landed just now, and the policy does not know of it yet
+		if !b.isPinned(e) && !e.passing {
+			order = append(order, e)
+		}
+	}
 	for _, e := range slices.Backward(order) {
-		if e.slot.partial != 0 {
+		if e.slot.partial != 0 || e.passing {
 			continue
 		}
 		if skip--; skip >= 0 {

@@ -146,7 +146,11 @@ func (x *remote) post(ctx context.Context, path string, in, out any) error {
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+x.member.Addr+path, bytes.NewReader(b))
+	return x.exchangeJSON(ctx, http.MethodPost, path, b, out)
+}
+
+func (x *remote) exchangeJSON(ctx context.Context, method, path string, b []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+x.member.Addr+path, bytes.NewReader(b))
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}

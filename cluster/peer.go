@@ -26,6 +26,7 @@ type Peer struct {
 	Identity *Identity     // who may ask
 	Busy     *atomic.Int64 // counts what is being answered, for all to know; nil: nobody does
 	Taker    *Taker        // takes what other members have it keep, too; nil: nothing is taken
+	Doing    func() Doing  // how this member does; nil: it does not say
 	Log      *zap.Logger   // nil: silence
 }
 
@@ -36,7 +37,11 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "who asks is no member", http.StatusForbidden)
 		return
 	}
-	if p.Taker != nil && p.Taker.serve(w, r, name) {
+	switch {
+	case r.Method == http.MethodGet && r.URL.Path == doingPath:
+		p.doing(w)
+		return
+	case p.Taker != nil && p.Taker.serve(w, r, name):
 		return
 	}
 	defer p.busy(w)()

@@ -32,10 +32,14 @@ type Sources struct {
 
 // Cluster is what a member knows of the others, and counts of what it asked them since start.
 type Cluster struct {
-	Members                 map[string]int // by state
-	Ring                    uint64         // the number of its view
-	Share                   float64        // of the ring, its own
-	Told, Silent, Held, Hub uint64
+	Members                        map[string]int // by state
+	Ring                           uint64         // the number of its view
+	Share                          float64        // of the ring, its own
+	Told, Silent, Held, Spilt, Hub uint64
+
+	HotCopies                                      int64  // bytes
+	Behind, Repaired, Handed, Pins, Failed, Rounds uint64 // what others were given to keep, by why
+	CopiedBytes                                    uint64
 }
 
 // Warmed counts images that were fetched ahead, by what came of them.

@@ -44,6 +44,12 @@ var (
 	ringShare   = describe("cluster_ring_share_ratio", "This member's share of the ring.")
 	questions   = describe("cluster_questions_total", "Questions to other members, by whether they were answered.", "outcome")
 	elsewhere   = describe("cluster_held_elsewhere_total", "Things that a member had which does not own them, or not yet.")
+	spilt       = describe("cluster_spilt_total", "Questions that the next member answered, because the owner had too much to do.")
+	copies      = describe("cluster_copies_total", "Things that other members were given to keep: just after they had landed (behind), after the ring had changed (repair), before this member left (leave), and pins.", "why")
+	copyFails   = describe("cluster_copies_failed_total", "Things that another member did not take, for now.")
+	copyBytes   = describe("cluster_copied_bytes_total", "Bytes of things that other members were given to keep.")
+	rounds      = describe("cluster_repair_rounds_total", "How often all that is held was looked through, for what belongs elsewhere.")
+	hotCopies   = describe("cluster_hot_copies_bytes", "Bytes kept here of what other members own, because it is asked for often.")
 	clusterHub  = describe("cluster_upstream_questions_total", "Questions that went to registries, of a member of a cluster.")
 
 	dropped = describe("log_dropped_total", "Log lines dropped because whoever reads the log did not take them.")
@@ -134,7 +140,16 @@ func (to sink) cluster(c *Cluster) {
 	to.counter(questions, c.Told, "told")
 	to.counter(questions, c.Silent, "silent")
 	to.counter(elsewhere, c.Held)
+	to.counter(spilt, c.Spilt)
 	to.counter(clusterHub, c.Hub)
+	to.counter(copies, c.Behind, "behind")
+	to.counter(copies, c.Repaired, "repair")
+	to.counter(copies, c.Handed, "leave")
+	to.counter(copies, c.Pins, "pin")
+	to.counter(copyFails, c.Failed)
+	to.counter(copyBytes, c.CopiedBytes)
+	to.counter(rounds, c.Rounds)
+	to.gauge(hotCopies, float64(c.HotCopies))
 }
 
 func (to sink) warm(w Warmed) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,6 +27,9 @@ import (
 type clustering struct {
 	members *cluster.Members
 	router  *cluster.Router
+	copies  *cluster.Copies
+	store   *cache.Cache
+	busy    atomic.Int64 // answers to other members under way
 	who     *cluster.Identity
 	line    net.Listener // where the other members fetch
 	server  *http.Server
@@ -63,7 +67,11 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
 	}
-	c.router = &cluster.Router{View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who}, Next: next, Log: log, Alone: cfg.AsksCallers}
+	c.router = &cluster.Router{
+		View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who}, Next: next, Log: log, Alone: cfg.AsksCallers,
+		Replicas: cfg.Cluster.Replicas, RepairRate: int64(cfg.Cluster.RepairRate), Busy: &c.busy,
+	}
+	c.copies = &cluster.Copies{Router: c.router, Changed: c.members.Changed, Log: log}
 	return c, nil
 }
 
@@ -108,13 +116,16 @@ func memberName(cfg config.Config) (string, error) {
 // the secrets, until ctx ends.
 func (r *running) serveMembers(ctx context.Context) {
 	c := r.cluster
-	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Log: c.log}).Server()
+	c.store, c.copies.Store = r.store, r.store
+	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Log: c.log}
+	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Busy: &c.busy, Taker: taker, Doing: c.doing, Log: c.log}).Server()
 	r.servers.Go(func() {
 		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			r.broken <- fmt.Errorf("the server for members at %s: %w", c.line.Addr(), err)
 		}
 	})
 	ctx, c.end = context.WithCancel(ctx)
+	c.running.Go(func() { _ = c.copies.Run(ctx) })
 	c.running.Go(func() {
 		c.whenScanned(ctx, r.store)
 		cluster.FollowSecrets(ctx, r.cfg.Cluster.SecretFile, c.secrets, c.complain, c.members.Follow, c.who.Follow)
@@ -148,6 +159,18 @@ func (c *clustering) complain(err error) {
 func (c *clustering) drain() {
 	if c != nil {
 		c.members.SetState(cluster.Draining)
+	}
+}
+
+// handOver gives to other members what only this one holds, until ctx ends.
+func (c *clustering) handOver(ctx context.Context) {
+	if c == nil {
+		return
+	}
+	began := time.Now()
+	taken, all := c.copies.HandOver(ctx)
+	if taken > 0 || !all {
+		c.log.Info("handed over to other members", zap.Int("taken", taken), zap.Bool("all", all), zap.Duration("took", time.Since(began)))
 	}
 }
 

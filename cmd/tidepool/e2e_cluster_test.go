@@ -23,13 +23,14 @@ type cluster struct {
 	t       *testing.T
 	secret  string
 	gossip  []string
+	args    []string // of each, besides
 	members []*tidepool
 }
 
 // gather starts n members over an upstream, and waits until each sees all.
-func gather(t *testing.T, n int, upstream string) *cluster {
+func gather(t *testing.T, n int, upstream string, args ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, secret: filepath.Join(t.TempDir(), "secret")}
+	c := &cluster{t: t, args: args, secret: filepath.Join(t.TempDir(), "secret")}
 	must(t, os.WriteFile(c.secret, []byte("a secret of this test, of more than 16 bytes\n"), 0o600))
 	for range n {
 		c.start(upstream)
@@ -42,7 +43,7 @@ func gather(t *testing.T, n int, upstream string) *cluster {
 func (c *cluster) start(upstream string) *tidepool {
 	c.t.Helper()
 	at := address(c.t)
-	args := []string{"--upstream", "docker.io=" + upstream, "--cluster-bind", at, "--cluster-secret-file", c.secret}
+	args := append([]string{"--upstream", "docker.io=" + upstream, "--cluster-bind", at, "--cluster-secret-file", c.secret}, c.args...)
 	for _, other := range c.gossip {
 		args = append(args, "--join", other)
 	}

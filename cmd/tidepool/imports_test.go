@@ -43,7 +43,7 @@ var rooms = []room{
 	{"deploy", nil, nil, "it is texts"},
 	{"proxy/origintest", []string{"cache"}, []string{"github.com/klauspost/compress", "golang.org/x/"},
 		"a registry of which tidepool's own way out or door were a part would prove nothing about them"},
-	{"cluster", []string{"cache"}, []string{"github.com/hashicorp/memberlist", "github.com/cespare/xxhash/v2", "go.uber.org/zap", "golang.org/x/"},
+	{"cluster", []string{"cache"}, []string{"github.com/hashicorp/memberlist", "github.com/hashicorp/golang-lru/v2", "github.com/cespare/xxhash/v2", "go.uber.org/zap", "golang.org/x/"},
 		"it knows members and what is held, and neither clients nor registries"},
 	{"proxy/hubtest", []string{"proxy/origintest"}, nil,
 		"logins of which tidepool's own way out were a part would prove nothing about it"},

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -22,8 +25,19 @@ type clusterStatus struct {
 	Asked   uint64         `json:"asked"`        // questions to other members since the start
 	Silent  uint64         `json:"silent"`       // of these, not answered
 	Held    uint64         `json:"held"`         // things that a member had which does not own them, or not yet
+	Spilt   uint64         `json:"spilt"`        // of these, because the owner had too much to do
 	Hub     uint64         `json:"hub"`          // questions that went to registries
+	Copies  copiesStatus   `json:"copies"`
 	Members []memberStatus `json:"members"`
+}
+
+// copiesStatus is what other members were given to keep, and what is kept here of theirs.
+type copiesStatus struct {
+	Replicas int    `json:"replicas"` // how many members keep a thing
+	Given    uint64 `json:"given"`    // things
+	Bytes    uint64 `json:"bytes"`    // of these
+	Failed   uint64 `json:"failed"`   // not taken, for now
+	Hot      int64  `json:"hot_bytes"`
 }
 
 type memberStatus struct {
@@ -34,21 +48,41 @@ type memberStatus struct {
 	Weight  int     `json:"weight"`
 	Share   float64 `json:"share"` // of the ring, 0 to 1
 	Version string  `json:"version,omitempty"`
+	Busy    *int64  `json:"busy,omitempty"`         // answers to other members under way; nothing: it does not say
+	Disk    int64   `json:"disk_bytes,omitempty"`   // held
+	Budget  int64   `json:"budget_bytes,omitempty"` // of the disk
 }
 
-// status is what it knows.
-func (c *clustering) status() *clusterStatus {
+// doing is how this member does.
+func (c *clustering) doing() cluster.Doing {
+	s := c.store.Stats()
+	return cluster.Doing{Busy: c.busy.Load(), Disk: s.DiskBytes, Budget: s.DiskBudget}
+}
+
+// status is what it knows, and what the other members say of themselves.
+func (c *clustering) status(ctx context.Context) *clusterStatus {
 	if c == nil {
 		return nil
 	}
-	v, n := c.members.View(), c.router.Stats()
-	s := &clusterStatus{Self: v.Self, Ring: v.Version, Asked: n.Asked, Silent: n.Silent, Held: n.Held, Hub: n.Hub, Members: []memberStatus{}}
-	shares := v.Ring.Shares()
+	v, n, k := c.members.View(), c.router.Stats(), c.copies.Stats()
+	s := &clusterStatus{
+		Self: v.Self, Ring: v.Version, Asked: n.Asked, Silent: n.Silent, Held: n.Held, Spilt: n.Spilt, Hub: n.Hub, Members: []memberStatus{},
+		Copies: copiesStatus{
+			Replicas: max(1, c.router.Replicas), Given: k.Behind + k.Repaired + k.Handed + k.Pins, Bytes: k.Bytes, Failed: k.Failed,
+			Hot: c.store.Stats().HotCopyBytes,
+		},
+	}
+	shares, doing := v.Ring.Shares(), c.router.Remotes.Doing(ctx, v)
+	doing[v.Self] = c.doing()
 	for _, name := range slices.Sorted(maps.Keys(v.Members)) {
 		m := v.Members[name]
-		s.Members = append(s.Members, memberStatus{
+		one := memberStatus{
 			Name: m.Name, Addr: m.Addr, State: m.State.String(), Zone: m.Zone, Weight: m.Weight, Share: shares[name], Version: m.Version,
-		})
+		}
+		if d, ok := doing[name]; ok {
+			one.Busy, one.Disk, one.Budget = &d.Busy, d.Disk, d.Budget
+		}
+		s.Members = append(s.Members, one)
 	}
 	return s
 }
@@ -59,7 +93,10 @@ func (c *clustering) counted() *metrics.Cluster {
 		return nil
 	}
 	v, n := c.members.View(), c.router.Stats()
-	m := &metrics.Cluster{Ring: v.Version, Share: v.Ring.Shares()[v.Self], Told: n.Told, Silent: n.Silent, Held: n.Held, Hub: n.Hub, Members: map[string]int{}}
+	m := &metrics.Cluster{Ring: v.Version, Share: v.Ring.Shares()[v.Self], Told: n.Told, Silent: n.Silent, Held: n.Held, Spilt: n.Spilt, Hub: n.Hub, Members: map[string]int{}}
+	k := c.copies.Stats()
+	m.Behind, m.Repaired, m.Handed, m.Pins, m.Failed, m.Rounds, m.CopiedBytes = k.Behind, k.Repaired, k.Handed, k.Pins, k.Failed, k.Rounds, k.Bytes
+	m.HotCopies = c.store.Stats().HotCopyBytes
 	for s := cluster.Joining; s <= cluster.Draining; s++ {
 		m.Members[s.String()] = 0
 	}
@@ -82,11 +119,11 @@ type ringDoc struct {
 var errNoCluster = errors.New("there is no cluster: this tidepool owns all that it holds (cluster.bind makes it a member)")
 
 // ring says who owns what.
-func (c *clustering) ring(digest string) (any, error) {
+func (c *clustering) ring(ctx context.Context, digest string) (any, error) {
 	if c == nil {
 		return nil, errNoCluster
 	}
-	s := c.status()
+	s := c.status(ctx)
 	doc := ringDoc{Schema: thisSchema, Self: s.Self, Ring: s.Ring, Members: s.Members}
 	if digest == "" {
 		return doc, nil
@@ -96,7 +133,7 @@ func (c *clustering) ring(digest string) (any, error) {
 		return nil, err
 	}
 	doc.Digest = d.String()
-	for _, m := range c.members.View().Ring.Owners(cluster.KeyOf(cache.Ref{Kind: cache.KindBlob, Digest: d}), 2) {
+	for _, m := range c.members.View().Ring.Owners(cluster.KeyOf(cache.Ref{Kind: cache.KindBlob, Digest: d}), max(2, c.router.Replicas)) {
 		doc.Owners = append(doc.Owners, m.Name)
 	}
 	return doc, nil
@@ -150,12 +187,14 @@ func (p page) cluster(c *clusterStatus) {
 	}
 	fmt.Fprintln(p)
 	p.membersOf(c.Self, c.Members)
-	p.head("MEMBERS WERE ASKED", "NOT ANSWERED", "HELD ELSEWHERE", "REGISTRIES WERE ASKED")
-	p.row(plainly, comma(c.Asked), comma(c.Silent), comma(c.Held), comma(c.Hub))
+	p.head("MEMBERS WERE ASKED", "NOT ANSWERED", "HELD ELSEWHERE", "SPILT", "REGISTRIES WERE ASKED")
+	p.row(plainly, comma(c.Asked), comma(c.Silent), comma(c.Held), comma(c.Spilt), comma(c.Hub))
+	p.head("COPIES OF A THING", "GIVEN TO OTHERS", "BYTES", "NOT TAKEN", "HOT COPIES HERE")
+	p.row(plainly, comma(uint64(c.Copies.Replicas)), comma(c.Copies.Given), humanize.IBytes(c.Copies.Bytes), comma(c.Copies.Failed), humanize.IBytes(positive(c.Copies.Hot)))
 }
 
 func (p page) membersOf(self string, members []memberStatus) {
-	p.row(plainly, "MEMBER", "ADDRESS", "SHARE", "ZONE", "VERSION", "STATE")
+	p.row(plainly, "MEMBER", "ADDRESS", "SHARE", "WEIGHT", "BUSY", "HELD", "OF", "ZONE", "VERSION", "STATE")
 	for _, m := range members {
 		name, mood := m.Name, good
 		if m.Name == self {
@@ -164,6 +203,10 @@ func (p page) membersOf(self string, members []memberStatus) {
 		if m.State != cluster.Ready.String() {
 			mood = bad
 		}
-		p.row(mood, name, m.Addr, percent(m.Share, 1), m.Zone, m.Version, m.State)
+		busy, held, budget := "not said", "", ""
+		if m.Busy != nil {
+			busy, held, budget = comma(positive(*m.Busy)), humanize.IBytes(positive(m.Disk)), humanize.IBytes(positive(m.Budget))
+		}
+		p.row(mood, name, m.Addr, percent(m.Share, 1), strconv.Itoa(m.Weight), busy, held, budget, m.Zone, m.Version, m.State)
 	}
 }

@@ -120,7 +120,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	r.dress(r.door)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
-		Status: func() any { return r.status() }, Warmer: ahead, Ring: r.cluster.ring, History: ahead.history,
+		Status: func(ctx context.Context) any { return r.status(ctx) }, Warmer: ahead, Ring: r.cluster.ring, History: ahead.history,
 		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil
@@ -134,7 +134,8 @@ func (r *running) openStore(ctx context.Context, w world) (err error) {
 		if r.cluster, err = join(ctx, r.cfg, r.hubs, w, r.log); err != nil {
 			return err
 		}
-		source, options.Keep = r.cluster.router, r.cluster.router.Owns
+		source, options.Keep, options.Owns = r.cluster.router, r.cluster.router.Keep, r.cluster.router.Owns
+		options.Landed, options.Named = r.cluster.copies.Landed, r.cluster.copies.Named
 	}
 	if r.store, err = cache.New(ctx, source, options); err != nil {
 		return errors.Join(fmt.Errorf("the store in %s (--data): %w", r.cfg.Data, err), r.cluster.abandon())
@@ -281,9 +282,12 @@ func (r *running) stop(ctx context.Context) error {
 	drain, cancel := context.WithTimeout(ctx, time.Duration(r.cfg.Drain))
 	defer cancel()
 	r.cluster.drain()
+	var handing sync.WaitGroup
+	handing.Go(func() { r.cluster.handOver(drain) })
 	if err := r.door.Shutdown(drain); err != nil {
 		r.log.Warn("answers cut off: they did not end in time (--drain)")
 	}
+	handing.Wait()
 	r.cluster.leave(drain)
 	err := r.close(ctx)
 	if err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -100,7 +101,7 @@ type beginning struct {
 }
 
 // status reads the rooms.
-func (r *running) status() status {
+func (r *running) status(ctx context.Context) status {
 	var trouble string
 	if err := r.store.Health(); err != nil {
 		trouble = err.Error()
@@ -112,7 +113,7 @@ func (r *running) status() status {
 			Memory: store.Opened[cache.FromMemory], Disk: store.Opened[cache.FromDisk],
 			Flight: store.Opened[cache.FromFlight], Peer: store.Opened[cache.FromPeer], Upstream: store.Opened[cache.FromUpstream],
 		},
-		Cluster: r.cluster.status(),
+		Cluster: r.cluster.status(ctx),
 		Saved:   saved(r.saved.Report()), Downloads: store.Flights,
 		Disk:      tierStatus{Used: store.DiskBytes, Budget: store.DiskBudget, Entries: &store.DiskEntries, Scanned: &store.Scanned, Pinned: &store.PinnedBytes, Error: trouble},
 		Memory:    tierStatus{Used: store.MemoryBytes, Budget: int64(r.cfg.Memory)},

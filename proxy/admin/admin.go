@@ -6,6 +6,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -33,11 +34,11 @@ type Handler struct {
 	Health  func() []Check // in the order they are shown
 	Offline Offline        // switches offline mode
 	Warmer  Warmer
-	History func(image string) (any, error)  // what a tag was, as JSON; an error where it names none
-	Ring    func(digest string) (any, error) // who owns what, as JSON; an error where there is no such digest, or no ring
+	History func(image string) (any, error)                       // what a tag was, as JSON; an error where it names none
+	Ring    func(ctx context.Context, digest string) (any, error) // who owns what, as JSON; an error where there is no such digest, or no ring
 	Metrics http.Handler
-	Saved   func() any // what was saved, as JSON
-	Status  func() any // how everything stands, as JSON
+	Saved   func() any                // what was saved, as JSON
+	Status  func(context.Context) any // how everything stands, as JSON
 	Build   Build
 }
 
@@ -121,8 +122,8 @@ func (h Handler) build(w http.ResponseWriter, _ *http.Request) {
 	}{1, h.Build})
 }
 
-func (h Handler) status(w http.ResponseWriter, _ *http.Request) {
-	sayJSON(w, http.StatusOK, h.Status())
+func (h Handler) status(w http.ResponseWriter, r *http.Request) {
+	sayJSON(w, http.StatusOK, h.Status(r.Context()))
 }
 
 func (h Handler) saved(w http.ResponseWriter, _ *http.Request) {
@@ -141,7 +142,7 @@ func (h Handler) history(w http.ResponseWriter, r *http.Request) {
 
 // ring says who the members are, and with ?digest=… whose that is.
 func (h Handler) ring(w http.ResponseWriter, r *http.Request) {
-	doc, err := h.Ring(r.URL.Query().Get("digest"))
+	doc, err := h.Ring(r.Context(), r.URL.Query().Get("digest"))
 	if err != nil {
 		sayError(w, http.StatusNotFound, err)
 		return

@@ -18,7 +18,12 @@ type Cluster struct {
 	Name       string  `yaml:"name" doc:"this member's name, unique in the cluster; without it, one that is kept in the data directory"`
 	Zone       string  `yaml:"zone" doc:"what fails together with this member"`
 	Weight     int     `yaml:"weight" doc:"how much this member owns, beside one of weight 1"`
+	Replicas   int     `yaml:"replicas" doc:"how many members keep a thing"`
+	RepairRate Size    `yaml:"repair_rate" doc:"bytes a second that this member takes of what others have it keep after a change of the members; 0: without bound"`
 }
+
+// mostReplicas: beyond the loss of four members at once the registry is still there.
+const mostReplicas = 5
 
 // On reports whether there is a cluster.
 func (c Cluster) On() bool { return c.Bind != "" && c.Bind != Off }
@@ -51,6 +56,12 @@ func (l *layers) checkCluster() {
 	}
 	if c.Weight < 0 || c.Weight > cluster.MaxWeight {
 		l.wrong("cluster.weight", "want 1 to %d", cluster.MaxWeight)
+	}
+	if c.Replicas < 0 || c.Replicas > mostReplicas {
+		l.wrong("cluster.replicas", "want 1 to %d", mostReplicas)
+	}
+	if c.RepairRate < 0 {
+		l.wrong("cluster.repair_rate", "want bytes a second, as 64MiB; or 0 for no bound")
 	}
 	if c.Name != "" {
 		if err := cluster.CheckName(c.Name); err != nil {

@@ -29,6 +29,7 @@ func TestClusterPrecedence(t *testing.T) {
 		{"cluster-secret-file", "cluster.secret_file", one, two, three},
 		{"join", "cluster.join[0]", "10.0.0.1", "10.0.0.2", "10.0.0.3"},
 		{"peer-listen", "cluster.peer_listen", "127.0.0.1:1", "127.0.0.1:2", ":3"},
+		{"replicas", "cluster.replicas", "2", "3", "4"},
 	} {
 		t.Run(c.flag, func(t *testing.T) {
 			key := strings.TrimSuffix(strings.TrimPrefix(c.key, "cluster."), "[0]")

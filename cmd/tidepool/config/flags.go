@@ -39,6 +39,7 @@ var Settings = []Setting{
 	{"cluster-secret-file", "cluster.secret_file", "FILE"},
 	{"join", "cluster.join", "ADDR"},
 	{"peer-listen", "cluster.peer_listen", "ADDR"},
+	{"replicas", "cluster.replicas", "N"},
 }
 
 // Variable is the environment's name for s: TIDEPOOL_LOG_LEVEL.
