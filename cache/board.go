@@ -50,7 +50,7 @@ func (c *Cache) embarkOnce(ctx context.Context, b *Blob, r *rider, anew, shut bo
 	}
 	if b.rider == nil {
 		if b.From = FromFlight; began {
-			b.From = fromSource(f.cameVia())
+			b.From = fromSource(f.cameBy())
 		}
 	}
 	b.flight, b.rider, b.allowed = f, r, f.admitted(b.who())

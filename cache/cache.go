@@ -19,8 +19,8 @@ const (
 	FromMemory Tier = iota
 	FromDisk
 	FromFlight   // joined a download that somebody else began
-	FromPeer     // another member of the cluster had it, or fetched it
-	FromUpstream // began a download, or asked the upstream
+	FromPeer     // another member of the cluster had it
+	FromUpstream // began a download, or asked the upstream; or another member did for it
 )
 
 // String is the tier as logs, metrics and Cache-Status spell it.

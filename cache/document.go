@@ -16,7 +16,7 @@ type document struct {
 	Desc
 	data     []byte
 	children []child
-	via      string       // the member that it came by
+	way                   // that it came
 	untyped  bool         // it does not say its media type, which is told from what it has
 	touched  atomic.Int64 // when its children were last said to be in use, in Unix seconds
 }
@@ -137,7 +137,7 @@ func (c *Cache) document(ctx context.Context, ref Ref, heldOnly bool) (*document
 	if err != nil {
 		return nil, FromUpstream, err
 	}
-	return doc, fromSource(doc.via), nil
+	return doc, fromSource(doc.way), nil
 }
 
 // fetchDocument brings a document from the source; from the registry itself where another member has sent other bytes.
@@ -227,7 +227,7 @@ func (c *Cache) receive(ctx context.Context, who asked, a Answer) (*document, er
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	doc.Digest, doc.via = d, a.Via
+	doc.Digest, doc.way = d, wayOf(a)
 	c.keep(who, doc, KeepOf(ctx))
 	return doc, nil
 }

@@ -24,9 +24,17 @@ func (e errand) in(ctx context.Context) context.Context {
 	return ctx
 }
 
+// way is how an answer came: by a member, or by none; fetched: which had to ask the registry for it.
+type way struct {
+	via     string
+	fetched bool
+}
+
+func wayOf(a Answer) way { return way{a.Via, a.Fetched} }
+
 // fromSource is the tier of what the source has answered.
-func fromSource(via string) Tier {
-	if via != "" {
+func fromSource(w way) Tier {
+	if w.via != "" && !w.fetched {
 		return FromPeer
 	}
 	return FromUpstream

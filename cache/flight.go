@@ -45,7 +45,7 @@ type flight struct {
 	riders  map[*rider]struct{}
 	begun   Urgency            // of the one who began it
 	direct  bool               // somebody aboard must not wait for another member
-	via     string             // the member that it comes by; "": none, or not known yet
+	way                        // that it comes, as far as is known
 	keep    bool               // somebody aboard wants it kept here, whoever owns it
 	ahead   bool               // nobody but those who fetch ahead was ever aboard
 	granted map[asked]struct{} // the source said yes to these: they may have it, and once it is proven are linked to it
@@ -98,11 +98,11 @@ func (f *flight) full() bool { return errors.Is(f.err, ErrNoRoom) }
 // dead reports whether the flight ended otherwise, so that who comes now must not share its fate. f.mu is held.
 func (f *flight) dead() bool { return f.err != nil && !f.full() }
 
-// cameVia is the member that it comes by, as far as is known.
-func (f *flight) cameVia() string {
+// cameBy is the way that it comes, as far as is known.
+func (f *flight) cameBy() way {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.via
+	return f.way
 }
 
 // isDirect reports whether somebody aboard must not wait for another member.

@@ -141,7 +141,7 @@ func (c *Cache) inquire(ctx context.Context, who asked) (Found, error) {
 		if err != nil {
 			return Found{}, err
 		}
-		f := Found{Desc: Desc{MediaType: a.MediaType, Digest: who.ref.Digest, Size: a.Size}, From: fromSource(a.Via)}
+		f := Found{Desc: Desc{MediaType: a.MediaType, Digest: who.ref.Digest, Size: a.Size}, From: fromSource(wayOf(a))}
 		if a.Body == nil {
 			return f, nil
 		}

@@ -23,7 +23,7 @@ type resolved struct {
 	name
 	doc  *document
 	aged Aged
-	via  string // the member that it came by
+	way  // that it came
 }
 
 func (r resolved) found(from Tier) Found {
@@ -110,7 +110,7 @@ func (c *Cache) consult(ctx context.Context, who asked, known resolved, have, la
 	case joined:
 		return r, FromFlight, err
 	}
-	return r, fromSource(r.via), err
+	return r, fromSource(r.way), err
 }
 
 // recall is what is known of a name. Of a list that is nothing if its content is not held.
@@ -204,7 +204,7 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body bool) (resolved, error) {
 	a, err := c.question(ctx, who.ref, known, have, body)
 	if errors.Is(err, ErrUnchanged) && have {
-		known.asOf, known.via = c.since(a), a.Via
+		known.asOf, known.way = c.since(a), wayOf(a)
 		return known.as(confirmed(a, Unchanged)), nil
 	}
 	if err != nil {
@@ -250,7 +250,7 @@ func (c *Cache) question(ctx context.Context, ref Ref, known resolved, have, bod
 
 // learn is what the source says a name is; its content, where that came along, is kept.
 func (c *Cache) learn(ctx context.Context, who asked, a Answer) (resolved, error) {
-	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}, via: a.Via}
+	r := resolved{name: name{Desc: a.Desc, asOf: c.since(a)}, way: wayOf(a)}
 	if a.Body != nil {
 		doc, err := c.receive(ctx, who, a)
 		if err != nil {

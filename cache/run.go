@@ -229,7 +229,7 @@ func (f *flight) accept(r *run, a Answer) error {
 		return fmt.Errorf("%s: asked from byte %d on, answered from %d: %w", f.who.ref, r.pos, a.Off, ErrUnavailable)
 	}
 	defer f.fire()
-	r.via, f.via = a.Via, a.Via
+	r.via, f.way = a.Via, wayOf(a)
 	f.granted[f.who] = struct{}{}
 	f.size = max(f.size, a.Size)
 	if a.Off < r.pos {

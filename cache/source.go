@@ -94,11 +94,12 @@ var Whole = Want{N: -1}
 // Answer is what a Source says.
 type Answer struct {
 	Desc
-	Off   int64         // where Body really begins: 0 where a source cannot skip
-	AsOf  time.Time     // when the hub last said so; zero: just now. Age is not reset by passing through a chain
-	Stale bool          // older than its source would have liked
-	Body  io.ReadCloser // nil where none was wanted or had to be fetched
-	Via   string        // the member of the cluster that it came by; "": none
+	Off     int64         // where Body really begins: 0 where a source cannot skip
+	AsOf    time.Time     // when the hub last said so; zero: just now. Age is not reset by passing through a chain
+	Stale   bool          // older than its source would have liked
+	Body    io.ReadCloser // nil where none was wanted or had to be fetched
+	Via     string        // the member of the cluster that it came by; "": none
+	Fetched bool          // that member did not have it, and has asked the registry
 }
 
 // Source is anything that content can be pulled from: a hub, a peer, or the router between them.

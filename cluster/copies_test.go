@@ -274,6 +274,10 @@ func TestHotBlob(t *testing.T) {
 			c.pullAll([]*node{n}, []cache.Ref{ref})
 			time.Sleep(time.Minute)
 		}
+		// The owner had to ask the registry for the first one, had it the second time, and is not asked any more.
+		if s := n.store.Stats().Opened; s[cache.FromUpstream] != 1 || s[cache.FromPeer] != 1 || s[cache.FromDisk] != 8 {
+			t.Errorf("answers by tier: %v", s)
+		}
 		if s := n.router.Stats(); s.Asked != hot {
 			t.Errorf("other members were asked %d times, want %d", s.Asked, hot)
 		}

@@ -96,7 +96,7 @@ func (p *Peer) resolve(ctx context.Context, w http.ResponseWriter, q question) {
 }
 
 func answer(f cache.Found) cache.Answer {
-	return cache.Answer{Desc: f.Desc, AsOf: f.AsOf, Stale: f.Stale()}
+	return cache.Answer{Desc: f.Desc, AsOf: f.AsOf, Stale: f.Stale(), Fetched: f.From == cache.FromUpstream}
 }
 
 // open opens what is held; else, unless that is all that is wanted, what has to be fetched.

@@ -24,13 +24,14 @@ const (
 	resolvePath = "/v1/resolve"
 	openPath    = "/v1/open"
 
-	headType   = "Tidepool-Type"
-	headDigest = "Tidepool-Digest"
-	headSize   = "Tidepool-Size"
-	headOff    = "Tidepool-Off"
-	headAsOf   = "Tidepool-As-Of" // nanoseconds since 1970
-	headStale  = "Tidepool-Stale"
-	headLoad   = "Tidepool-Load" // how many answers the member was busy with
+	headType    = "Tidepool-Type"
+	headDigest  = "Tidepool-Digest"
+	headSize    = "Tidepool-Size"
+	headOff     = "Tidepool-Off"
+	headAsOf    = "Tidepool-As-Of" // nanoseconds since 1970
+	headStale   = "Tidepool-Stale"
+	headFetched = "Tidepool-Fetched" // the registry had to be asked for it
+	headLoad    = "Tidepool-Load"    // how many answers the member was busy with
 
 	// mostQuery is the longest question: a repository, a tag and two sha512 digests.
 	mostQuery = 2 << 10
@@ -138,11 +139,14 @@ func head(h http.Header, a cache.Answer) {
 	if a.Stale {
 		h.Set(headStale, "1")
 	}
+	if a.Fetched {
+		h.Set(headFetched, "1")
+	}
 }
 
 // readHead reads what head has written.
 func readHead(h http.Header) (a cache.Answer, err error) {
-	a.MediaType, a.Stale = h.Get(headType), h.Get(headStale) == "1"
+	a.MediaType, a.Stale, a.Fetched = h.Get(headType), h.Get(headStale) == "1", h.Get(headFetched) == "1"
 	if a.Digest, err = digest(h.Get(headDigest)); err != nil {
 		return a, err
 	}
