@@ -38,7 +38,7 @@ type Options struct {
 	Absence      time.Duration                       // how long a source is believed that it does not have something; 0: 30 s
 	Keep         func(Ref) Keeping                   // what becomes of content once its readers are gone; nil: it is kept
 	Owns         func(Ref) bool                      // whether other members have it fetched by this one; nil: none
-	Landed       func(Ref, Desc)                     // told of what has been fetched and is Kept, at once; nil: nobody
+	Landed       func(Ref, Desc, Keeping)            // told of what has been fetched and is not Passing, at once; nil: nobody
 	Named        func(Ref, Desc, time.Time)          // told what a registry has said that a tag is, and when, at once; nil: nobody
 	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none
 	Callers      func(registry string) time.Duration // how long its yes to a caller's own login is good for a repository; 0, nil: it is asked with ours

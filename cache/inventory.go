@@ -40,7 +40,7 @@ func (c *Cache) Inventory(skip, n int) (things []Thing, more bool) {
 	return things, more
 }
 
-// linkRef is what a linkKey is about, and whether the yes was given to us, for a repository.
+// linkRef is what a linkKey is about, and whether that is of a repository, and not of one caller only.
 func linkRef(key string) (ref Ref, ours bool) {
 	parts := strings.SplitN(strings.TrimPrefix(key, linkFact), "\x00", 3)
 	if len(parts) < 3 || parts[1] == "" || parts[2] == "" {
@@ -49,7 +49,7 @@ func linkRef(key string) (ref Ref, ours bool) {
 	ref = Ref{Registry: parts[0], Repo: parts[1], Kind: Kind(parts[2][0] - '0')}
 	d, caller, ok := cutDigest(parts[2][1:])
 	ref.Digest = d
-	return ref, ok && caller == "" && (ref.Kind == KindBlob || ref.Kind == KindManifest)
+	return ref, ok && (caller == "" || caller == string(anyone)) && (ref.Kind == KindBlob || ref.Kind == KindManifest)
 }
 
 // recent are what has landed, as it is now, most recently used first.

@@ -58,8 +58,8 @@ func (r ranks) Order() []*entry { return append(r.copies.Order(), r.rest.Order()
 
 // announce tells who wants to know of content that has come to stay.
 func (c *Cache) announce(ref Ref, d Desc, k Keeping) {
-	if k == Kept && c.o.Landed != nil && (ref.Kind == KindBlob || ref.Kind == KindManifest) {
-		c.o.Landed(ref, d)
+	if k != Passing && c.o.Landed != nil && (ref.Kind == KindBlob || ref.Kind == KindManifest) {
+		c.o.Landed(ref, d, k)
 	}
 }
 

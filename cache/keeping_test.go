@@ -16,7 +16,11 @@ func TestHotCopies(t *testing.T) {
 		var landed []Ref
 		c := open(t, h, Options{
 			ScrubRate: -1, Disk: 100 * size, Keep: func(Ref) Keeping { return keeping },
-			Landed: func(r Ref, _ Desc) { landed = append(landed, r) },
+			Landed: func(r Ref, _ Desc, k Keeping) {
+				if k == Kept {
+					landed = append(landed, r)
+				}
+			},
 		})
 		fetch := func(seed uint64) Ref {
 			data := noise(seed, size)

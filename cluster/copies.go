@@ -77,16 +77,23 @@ func (c *Copies) prepare() {
 }
 
 // Landed notes what has come to stay here. It returns at once.
-func (c *Copies) Landed(ref cache.Ref, d cache.Desc) {
+func (c *Copies) Landed(ref cache.Ref, d cache.Desc, k cache.Keeping) {
 	c.prepare()
-	if c.Router.Replicas < 2 || c.Router.alone(ref) {
+	// Of a registry that asks each caller, whoever was asked has fetched it, and its owner does not have it yet.
+	if wanted := k == cache.Kept && c.Router.Replicas > 1 || k == cache.HotCopy && c.Router.alone(ref); !wanted {
 		return
 	}
 	select {
-	case c.fresh <- thingOf(ref, d.Size):
+	case c.fresh <- c.thing(ref, d.Size):
 	default:
 		c.count.failed.Add(1)
 	}
+}
+
+func (c *Copies) thing(ref cache.Ref, size int64) thing {
+	x := thingOf(ref, size)
+	x.Callers = c.Router.alone(ref)
+	return x
 }
 
 // Named notes what a registry has said that a name stands for. It returns at once.
@@ -141,7 +148,7 @@ func (c *Copies) writeBehind(ctx context.Context) {
 // others are the members that are to keep a thing, besides this one.
 func (c *Copies) others(ref cache.Ref) []Member {
 	v := c.Router.view()
-	if v == nil || c.Router.alone(ref) {
+	if v == nil {
 		return nil
 	}
 	order := v.Ring.Owners(KeyOf(ref), max(1, c.Router.Replicas))

@@ -46,6 +46,7 @@ type thing struct {
 	Tag      string `json:"tag,omitempty"`
 	Digest   string `json:"digest,omitempty"`
 	Size     int64  `json:"size"`
+	Callers  bool   `json:"callers,omitempty"` // its registry is asked with the callers' own logins
 }
 
 func thingOf(ref cache.Ref, size int64) thing {

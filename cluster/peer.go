@@ -54,6 +54,9 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if q.doubts > 0 {
 		ctx = cache.WithDoubts(ctx, q.doubts)
 	}
+	if q.vouched {
+		ctx = cache.WithCaller(ctx, cache.Member)
+	}
 	line := http.NewResponseController(w)
 	_ = line.SetReadDeadline(time.Time{})
 	if q.resolve && q.ref.Kind != cache.KindTags && q.ref.Kind != cache.KindReferrers {

@@ -185,7 +185,8 @@ type town struct {
 	world   *world
 	nodes   []*node
 	secrets [][]byte
-	copies  int // of each thing
+	copies  int    // of each thing
+	guard   *guard // nil: nobody's login is asked for
 }
 
 func newTown(t *testing.T, w *world, n int) *town { return newTownOf(t, w, n, 1) }
@@ -208,6 +209,11 @@ func (c *town) add() *node {
 	}
 	n.news.Store(new(make(chan struct{})))
 	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext}, Next: c.world, Replicas: c.copies, Busy: &n.busy}
+	var callers func(string) time.Duration
+	if c.guard != nil {
+		n.router.Next, n.router.Alone = c.guard, func(string) bool { return true }
+		callers = func(string) time.Duration { return 10 * time.Minute }
+	}
 	n.copies = &Copies{Router: n.router, Changed: func() <-chan struct{} { return *n.news.Load() }}
 	dir, err := os.MkdirTemp("/dev/shm", "tidepool-cluster-")
 	if err != nil {
@@ -216,7 +222,7 @@ func (c *town) add() *node {
 	c.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	n.store, err = cache.New(c.t.Context(), n.router, cache.Options{
 		Dir: dir, Disk: 1 << 30, ScrubRate: -1, Absence: -1,
-		Keep: n.router.Keep, Owns: n.router.Owns, Landed: n.copies.Landed, Named: n.copies.Named,
+		Keep: n.router.Keep, Owns: n.router.Owns, Landed: n.copies.Landed, Named: n.copies.Named, Callers: callers,
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -135,9 +135,9 @@ func (c *Copies) offer(ctx context.Context, v *View, things []cache.Thing, hurry
 		keepers := v.Ring.Owners(KeyOf(x.Ref), max(1, c.Router.Replicas))
 		mine := isAmong(keepers, v.Self)
 		switch {
-		case c.Router.alone(x.Ref), x.HotCopy && !mine:
+		case x.HotCopy && !mine && !c.Router.alone(x.Ref):
 			continue
-		case x.HotCopy:
+		case x.HotCopy && mine:
 			c.Store.Rank(x.Ref.Digest, false)
 		case !mine:
 			foreign = append(foreign, x)
@@ -171,7 +171,7 @@ func (c *Copies) offerTo(ctx context.Context, m Member, list []cache.Thing, hurr
 	}
 	o := offer{Hurry: hurry, Things: make([]thing, len(list))}
 	for i, x := range list {
-		o.Things[i] = thingOf(x.Ref, x.Size)
+		o.Things[i] = c.thing(x.Ref, x.Size)
 	}
 	var a lacking
 	asking, cancel := context.WithTimeout(ctx, headTime)

@@ -19,8 +19,8 @@ type Router struct {
 	View    func() *View // of the members, now; nil: there are no others
 	Remotes *Remotes
 	Next    cache.Source // the world
-	// Alone reports whether each member asks a registry by itself and keeps what it has fetched, because what a client may
-	// have there is known only to the member that it asks; nil: of none.
+	// Alone reports whether each member asks a registry by itself, because what a client may have there is known only to
+	// the member that it asks; nil: of none. What has been fetched is kept by its owner all the same.
 	Alone      func(registry string) bool
 	Replicas   int           // how many members keep a thing; 0: one
 	RepairRate int64         // bytes a second that a member takes of what is in no hurry; 0: without bound
@@ -80,14 +80,14 @@ func (r *Router) Owns(ref cache.Ref) bool {
 // Keep says what becomes of a thing here once it was fetched.
 func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	v := r.view()
-	if v == nil || r.alone(ref) {
+	if v == nil {
 		return cache.Kept
 	}
 	order := v.Ring.Owners(KeyOf(ref), max(owners, r.Replicas))
 	switch {
 	case isAmong(order[:min(len(order), max(1, r.Replicas))], v.Self), r.stands(v, order[:min(len(order), owners)]):
 		return cache.Kept
-	case ref.Kind == cache.KindBlob && r.heat.hot(ref.Digest):
+	case ref.Kind == cache.KindBlob && r.heat.hot(ref.Digest), r.alone(ref): // of these until its owner has taken it
 		return cache.HotCopy
 	}
 	return cache.Passing
@@ -124,7 +124,7 @@ func (r *Router) view() *View {
 
 func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	v := r.view()
-	if v == nil || r.alone(q.ref) || cache.CallerOf(ctx) != "" {
+	if v == nil {
 		return r.hub(ctx, q)
 	}
 	q.urgency, q.doubts = cache.UrgencyOf(ctx), cache.DoubtsOf(ctx)
@@ -133,6 +133,9 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	}
 	if a, done, err := r.offered(ctx, v, q); done {
 		return a, err
+	}
+	if r.alone(q.ref) || cache.CallerOf(ctx) != "" {
+		return r.forCaller(ctx, v, q)
 	}
 	order := v.Ring.Owners(KeyOf(q.ref), owners+former)
 	if len(order) > 0 && order[0].Name != v.Self && q.ref.Kind == cache.KindBlob && q.want.Off == 0 && !q.resolve {
@@ -184,6 +187,32 @@ func (r *Router) askHeld(ctx context.Context, m Member, q question) (cache.Answe
 	return a, err
 }
 
+// forCaller answers one whose own login counts. The login goes to no other member: where one of them holds the content,
+// the registry is asked by this one whether the caller may have it, and that is all it is asked for.
+func (r *Router) forCaller(ctx context.Context, v *View, q question) (cache.Answer, error) {
+	if q.resolve || q.ref.Mutable() || q.doubts > 0 {
+		return r.hub(ctx, q)
+	}
+	left := former
+	for _, m := range v.Ring.Owners(KeyOf(q.ref), owners+former) {
+		if m.Name == v.Self || left == 0 {
+			continue
+		}
+		left--
+		vouched := q
+		vouched.vouched = true
+		a, err := r.askHeld(ctx, m, vouched)
+		if err != nil {
+			continue
+		}
+		if _, err := r.Next.Resolve(ctx, q.ref, cache.Whole); err != nil {
+			return cache.Answer{}, errors.Join(err, a.Body.Close())
+		}
+		return a, nil
+	}
+	return r.hub(ctx, q)
+}
+
 // spill asks the next member for a blob whose owner has more than its share to do. That one is asked all the same where
 // the next does not hold it.
 func (r *Router) spill(ctx context.Context, v *View, order []Member, q question) (a cache.Answer, ok bool) {
@@ -218,6 +247,9 @@ func (r *Router) limit(v *View) (n int64) {
 }
 
 func (r *Router) hub(ctx context.Context, q question) (cache.Answer, error) {
+	if cache.CallerOf(ctx) == cache.Member {
+		return cache.Answer{}, fmt.Errorf("%s: only a caller's own login opens it: %w", q.ref, cache.ErrDenied)
+	}
 	r.count.hub.Add(1)
 	if q.resolve {
 		return r.Next.Resolve(ctx, q.ref, q.want)

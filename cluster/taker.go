@@ -120,7 +120,7 @@ func (t *Taker) take(ctx context.Context, body *json.Decoder, from string) (any,
 		return nil, err
 	}
 	defer done()
-	return struct{}{}, t.fetch(ctx, ref, from)
+	return struct{}{}, t.fetch(ctx, ref, from, o.Things[0].Callers)
 }
 
 // turn waits until something may be taken, so as not to be in the way of what clients wait for.
@@ -137,8 +137,11 @@ func (t *Taker) turn(ctx context.Context, size int64, hurry bool) (done func(), 
 	return nil, ctx.Err()
 }
 
-// fetch has one thing be here, by a member that holds it.
-func (t *Taker) fetch(ctx context.Context, ref cache.Ref, from string) error {
+// fetch has one thing be here, by a member that holds it. callers: its registry asks for their logins.
+func (t *Taker) fetch(ctx context.Context, ref cache.Ref, from string, callers bool) error {
+	if callers {
+		ctx = cache.WithCaller(ctx, cache.Member)
+	}
 	ctx = cache.WithKeep(cache.WithUrgency(withOffer(ctx, from), cache.Repair))
 	b, err := t.Store.Open(ctx, ref, cache.Whole)
 	if err != nil {
@@ -183,7 +186,7 @@ func (t *Taker) pin(ctx context.Context, body *json.Decoder, from string) (any, 
 		}
 		done, err := t.turn(ctx, x.Size, true)
 		if err == nil {
-			err = t.fetch(ctx, x.Ref, from)
+			err = t.fetch(ctx, x.Ref, from, false)
 			done()
 		}
 		if err != nil {
@@ -262,10 +265,14 @@ func (r *Router) offered(ctx context.Context, v *View, q question) (a cache.Answ
 		return a, false, nil
 	}
 	m, there := v.Members[name]
+	q.vouched = cache.CallerOf(ctx) == cache.Member
 	if there {
 		if a, err = r.askHeld(ctx, m, q); err == nil {
 			return a, true, nil
 		}
+	}
+	if q.vouched {
+		return a, true, fmt.Errorf("%s was offered by %s and does not come: %w", q.ref, name, cache.ErrDenied) // whoever waits asks for himself
 	}
 	if cache.UrgencyOf(ctx) < cache.Repair {
 		return a, false, nil

@@ -16,7 +16,7 @@ import (
 // What members say to each other, over HTTP/1.1 within TLS 1.3: two questions, as a cache.Source has them.
 //
 //	GET /v1/resolve?registry=…&repo=…&kind=…&tag=…|digest=…[&known=…]
-//	GET /v1/open?…[&off=…][&n=…][&held=1]
+//	GET /v1/open?…[&off=…][&n=…][&held=1[&vouched=1]]
 //
 // An answer is 200 with what is known in headers, and with the body from Tidepool-Off on; or an error document. Before
 // it, a 103 says that the member has to ask the registry, which may take its time.
@@ -46,6 +46,7 @@ type question struct {
 	urgency cache.Urgency
 	doubts  int
 	resolve bool
+	vouched bool // who asks has asked the registry in a caller's name, or will before anything of it goes out
 }
 
 func (q question) path() string {
@@ -64,6 +65,7 @@ func (q question) path() string {
 	set("off", strconv.FormatInt(q.want.Off, 10), q.want.Off > 0)
 	set("n", strconv.FormatInt(q.want.N, 10), q.want.N >= 0)
 	set("held", "1", q.want.HeldOnly)
+	set("vouched", "1", q.vouched)
 	set("urgency", strconv.Itoa(int(q.urgency)), q.urgency > 0)
 	set("doubts", strconv.Itoa(q.doubts), q.doubts > 0)
 	return path + "?" + v.Encode()
@@ -92,6 +94,9 @@ func readQuestion(r *http.Request) (q question, err error) {
 		return q, err
 	}
 	q.want, q.want.HeldOnly = cache.Whole, v.Get("held") == "1"
+	if q.vouched = v.Get("vouched") == "1"; q.vouched && (!q.want.HeldOnly || q.resolve) {
+		return q, errQuestion
+	}
 	if q.ref.Digest, err = digest(v.Get("digest")); err != nil {
 		return q, err
 	}
