@@ -125,16 +125,17 @@ func (t *Taker) take(ctx context.Context, body *json.Decoder, from string) (any,
 
 // turn waits until something may be taken, so as not to be in the way of what clients wait for.
 func (t *Taker) turn(ctx context.Context, size int64, hurry bool) (done func(), err error) {
+	if !hurry { // without a slot, which somebody in a hurry may need
+		if err := t.pace.wait(ctx, size, t.Rate); err != nil {
+			return nil, err
+		}
+	}
 	select {
 	case t.slots <- struct{}{}:
+		return func() { <-t.slots }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if done = func() { <-t.slots }; hurry || t.pace.wait(ctx, size, t.Rate) == nil {
-		return done, nil
-	}
-	done()
-	return nil, ctx.Err()
 }
 
 // fetch has one thing be here, by a member that holds it. callers: its registry asks for their logins.
