@@ -191,11 +191,17 @@ func (c *clustering) close(ctx context.Context) error {
 	}
 	c.end()
 	c.running.Wait()
-	err := c.server.Shutdown(ctx)
-	if err != nil {
-		err = c.server.Close() // what a member is being sent, it has from elsewhere
+	c.unbusy(ctx)
+	return errors.Join(c.server.Close(), c.members.Close(), c.router.Remotes.Close())
+}
+
+// unbusy waits for what other members are being sent; what is left of it when ctx ends they have from elsewhere. It is not
+// http.Server's Shutdown, which waits five seconds for connections that nobody has used yet, as members keep some.
+func (c *clustering) unbusy(ctx context.Context) {
+	const often = 10 * time.Millisecond
+	for c.busy.Load() > 0 && ctx.Err() == nil {
+		pause(ctx, often)
 	}
-	return errors.Join(err, c.members.Close(), c.router.Remotes.Close())
 }
 
 // abandon ends what has not begun to serve.
