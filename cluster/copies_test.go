@@ -311,17 +311,17 @@ func TestBoundedLoad(t *testing.T) {
 		c.pullAll([]*node{first}, refs)
 		time.Sleep(10 * time.Second)
 		w.forget()
-		first.busy.Store(100)
+		first.traffic.Busy.Store(100)
 		for i, want := range []uint64{0, 1, 2} { // the first answer tells of the load
 			c.pullAll([]*node{asker}, refs[i:i+1])
 			if s := asker.router.Stats(); s.Spilt != want {
 				t.Errorf("after %d pulls %d were spilt, want %d", i+1, s.Spilt, want)
 			}
 		}
-		next.busy.Store(100) // it has as much to do: then the owner is as good
+		next.traffic.Busy.Store(100) // it has as much to do: then the owner is as good
 		_, _ = asker.router.Open(t.Context(), refs[0], cache.Whole)
 		time.Sleep(loadAge)
-		first.busy.Store(0)
+		first.traffic.Busy.Store(0)
 		c.pullAll([]*node{asker}, refs[3:])
 		if s := asker.router.Stats(); s.Spilt != 3 {
 			t.Errorf("%d were spilt, want 3", s.Spilt)

@@ -6,6 +6,14 @@ import (
 	"time"
 )
 
+// Traffic counts what goes between this member and the others.
+type Traffic struct {
+	Busy     atomic.Int64  // answers to other members under way
+	Sent     atomic.Uint64 // bytes of content to other members
+	Received atomic.Uint64 // bytes of content from other members
+	Refused  atomic.Uint64 // questions that no member asks, and askers that are none
+}
+
 const (
 	// bound is how far above the mean of all a member's load may be before others are asked in its place (consistent
 	// hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam, 2016; 1.25 is what load balancers use).

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,17 +22,18 @@ type Store interface {
 // Peer answers other members. It never asks another member to fetch something: a question goes one hop.
 type Peer struct {
 	Store    Store
-	Identity *Identity     // who may ask
-	Busy     *atomic.Int64 // counts what is being answered, for all to know; nil: nobody does
-	Taker    *Taker        // takes what other members have it keep, too; nil: nothing is taken
-	Doing    func() Doing  // how this member does; nil: it does not say
-	Log      *zap.Logger   // nil: silence
+	Identity *Identity    // who may ask
+	Traffic  *Traffic     // nil: nothing is counted
+	Taker    *Taker       // takes what other members have it keep, too; nil: nothing is taken
+	Doing    func() Doing // how this member does; nil: it does not say
+	Log      *zap.Logger  // nil: silence
 }
 
 // ServeHTTP answers one question.
 func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, err := p.Identity.Member(r.TLS)
 	if err != nil { // its secret was taken out since it came
+		p.traffic().Refused.Add(1)
 		http.Error(w, "who asks is no member", http.StatusForbidden)
 		return
 	}
@@ -47,6 +47,7 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.busy(w)()
 	q, err := readQuestion(r)
 	if err != nil {
+		p.traffic().Refused.Add(1)
 		http.Error(w, "no question that a member asks", http.StatusBadRequest)
 		return
 	}
@@ -74,11 +75,16 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // busy counts one answer, which says how many there are.
 func (p *Peer) busy(w http.ResponseWriter) (done func()) {
-	if p.Busy == nil {
-		return func() {}
+	t := p.traffic()
+	w.Header().Set(headLoad, strconv.FormatInt(t.Busy.Add(1), 10))
+	return func() { t.Busy.Add(-1) }
+}
+
+func (p *Peer) traffic() *Traffic {
+	if p.Traffic == nil {
+		return new(Traffic)
 	}
-	w.Header().Set(headLoad, strconv.FormatInt(p.Busy.Add(1), 10))
-	return func() { p.Busy.Add(-1) }
+	return p.Traffic
 }
 
 // resolve says what a name is.
@@ -131,16 +137,23 @@ func (p *Peer) send(ctx context.Context, w http.ResponseWriter, line *http.Respo
 		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
 	}
 	w.WriteHeader(http.StatusOK)
-	if err := b.SendRange(ctx, paced{w, line}, a.Off, n); err != nil {
+	if err := b.SendRange(ctx, paced{w, line, p.traffic()}, a.Off, n); err != nil {
 		p.log().Debug("not sent to the end", zap.Stringer("ref", q.ref), zap.Error(err))
 		panic(http.ErrAbortHandler) // so that it does not look like the end
 	}
 }
 
-// paced renews the deadline of what is sent.
+// paced renews the deadline of what is sent, and counts it.
 type paced struct {
 	http.ResponseWriter
-	line *http.ResponseController
+	line    *http.ResponseController
+	traffic *Traffic
+}
+
+func (w paced) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	w.traffic.Sent.Add(uint64(n))
+	return n, err
 }
 
 func (w paced) SetWriteDeadline(t time.Time) error { return w.line.SetWriteDeadline(t) }

@@ -165,17 +165,17 @@ func (w *world) forget() {
 // node is one member, with a store of its own.
 type node struct {
 	Member
-	t      *testing.T
-	store  *cache.Cache
-	router *Router
-	copies *Copies
-	busy   atomic.Int64
-	server *http.Server
-	line   net.Listener
-	view   atomic.Pointer[View]
-	news   atomic.Pointer[chan struct{}] // closed at the next change of the view
-	end    context.CancelFunc            // of what runs in the background
-	ran    sync.WaitGroup
+	t       *testing.T
+	store   *cache.Cache
+	router  *Router
+	copies  *Copies
+	traffic Traffic
+	server  *http.Server
+	line    net.Listener
+	view    atomic.Pointer[View]
+	news    atomic.Pointer[chan struct{}] // closed at the next change of the view
+	end     context.CancelFunc            // of what runs in the background
+	ran     sync.WaitGroup
 }
 
 // town is a cluster in one process, whose members are told who there is.
@@ -208,7 +208,7 @@ func (c *town) add() *node {
 		c.t.Fatal(err)
 	}
 	n.news.Store(new(make(chan struct{})))
-	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext}, Next: c.world, Replicas: c.copies, Busy: &n.busy}
+	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext, Traffic: &n.traffic}, Next: c.world, Replicas: c.copies}
 	var callers func(string) time.Duration
 	if c.guard != nil {
 		n.router.Next, n.router.Alone = c.guard, func(string) bool { return true }
@@ -228,7 +228,7 @@ func (c *town) add() *node {
 		c.t.Fatal(err)
 	}
 	n.copies.Store = n.store
-	n.server = (&Peer{Store: n.store, Identity: id, Busy: &n.busy, Taker: &Taker{Store: n.store}}).Server()
+	n.server = (&Peer{Store: n.store, Identity: id, Traffic: &n.traffic, Taker: &Taker{Store: n.store}}).Server()
 	if n.line, err = c.net.Listen(n.Addr); err != nil {
 		c.t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"net/textproto"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -33,6 +34,7 @@ const (
 type Remotes struct {
 	Identity *Identity
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the network
+	Traffic  *Traffic                                                          // nil: nothing is counted
 
 	mu  sync.Mutex
 	all map[string]*remote // by name
@@ -61,7 +63,10 @@ func (r *Remotes) make(m Member) *remote {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTime}).DialContext
 	}
-	x := &remote{member: m}
+	x := &remote{member: m, traffic: r.Traffic}
+	if x.traffic == nil {
+		x.traffic = new(Traffic)
+	}
 	x.transport = &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, 2*dialTime)
@@ -108,6 +113,7 @@ type remote struct {
 	client    *http.Client
 	temper    temper
 	load      load
+	traffic   *Traffic
 }
 
 // ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
@@ -175,7 +181,7 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 		cancel(nil)
 		return a, res.Body.Close()
 	}
-	a.Body = newBody(res.Body, cancel, &x.load)
+	a.Body = newBody(res.Body, cancel, x)
 	return a, nil
 }
 
@@ -185,17 +191,19 @@ type body struct {
 	alarm  *time.Timer
 	cancel context.CancelCauseFunc
 	done   func() // takes it off the member's load, once
+	count  *atomic.Uint64
 }
 
-func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc, l *load) *body {
-	l.mine.Add(1)
-	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel, sync.OnceFunc(func() { l.mine.Add(-1) })}
+func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc, x *remote) *body {
+	x.load.mine.Add(1)
+	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel, sync.OnceFunc(func() { x.load.mine.Add(-1) }), &x.traffic.Received}
 }
 
 // Read reads, and does not wait for ever.
 func (b *body) Read(p []byte) (int, error) {
 	b.alarm.Reset(quiet)
 	n, err := b.ReadCloser.Read(p)
+	b.count.Add(uint64(n))
 	b.alarm.Stop()
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("%w: %w: %w", errMember, err, cache.ErrUnavailable)

@@ -22,10 +22,9 @@ type Router struct {
 	// Alone reports whether each member asks a registry by itself, because what a client may have there is known only to
 	// the member that it asks; nil: of none. What has been fetched is kept by its owner all the same.
 	Alone      func(registry string) bool
-	Replicas   int           // how many members keep a thing; 0: one
-	RepairRate int64         // bytes a second that a member takes of what is in no hurry; 0: without bound
-	Busy       *atomic.Int64 // how many questions of other members are being answered here: its Peer's; nil: not known
-	Log        *zap.Logger   // nil: silence
+	Replicas   int         // how many members keep a thing; 0: one
+	RepairRate int64       // bytes a second that a member takes of what is in no hurry; 0: without bound
+	Log        *zap.Logger // nil: silence
 
 	heat  heat
 	count counters
@@ -235,8 +234,8 @@ func (r *Router) loadOf(m Member) int64 { return r.Remotes.to(m).load.now(time.N
 // limit is how many requests in flight a member may have before others are asked in its place.
 func (r *Router) limit(v *View) (n int64) {
 	var sum int64
-	if r.Busy != nil {
-		sum = r.Busy.Load()
+	if t := r.Remotes.Traffic; t != nil {
+		sum = t.Busy.Load()
 	}
 	for _, m := range v.Ring.members {
 		if m.Name != v.Self {

@@ -39,6 +39,9 @@ type Cluster struct {
 
 	HotCopies                                      int64  // bytes
 	Behind, Repaired, Handed, Pins, Failed, Rounds uint64 // what others were given to keep, by why
+	Sent, Received                                 uint64 // bytes
+	Busy                                           int64
+	Refused, RefusedGossip, Conflicts, Rejoins     uint64
 	CopiedBytes                                    uint64
 }
 

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,7 +28,7 @@ type clustering struct {
 	router  *cluster.Router
 	copies  *cluster.Copies
 	store   *cache.Cache
-	busy    atomic.Int64 // answers to other members under way
+	traffic cluster.Traffic
 	who     *cluster.Identity
 	line    net.Listener // where the other members fetch
 	server  *http.Server
@@ -68,8 +67,8 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
 	}
 	c.router = &cluster.Router{
-		View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who}, Next: next, Log: log, Alone: cfg.AsksCallers,
-		Replicas: cfg.Cluster.Replicas, RepairRate: int64(cfg.Cluster.RepairRate), Busy: &c.busy,
+		View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who, Traffic: &c.traffic}, Next: next, Log: log, Alone: cfg.AsksCallers,
+		Replicas: cfg.Cluster.Replicas, RepairRate: int64(cfg.Cluster.RepairRate),
 	}
 	c.copies = &cluster.Copies{Router: c.router, Changed: c.members.Changed, Log: log}
 	return c, nil
@@ -118,7 +117,7 @@ func (r *running) serveMembers(ctx context.Context) {
 	c := r.cluster
 	c.store, c.copies.Store = r.store, r.store
 	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Log: c.log}
-	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Busy: &c.busy, Taker: taker, Doing: c.doing, Log: c.log}).Server()
+	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Traffic: &c.traffic, Taker: taker, Doing: c.doing, Log: c.log}).Server()
 	r.servers.Go(func() {
 		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			r.broken <- fmt.Errorf("the server for members at %s: %w", c.line.Addr(), err)
@@ -199,7 +198,7 @@ func (c *clustering) close(ctx context.Context) error {
 // http.Server's Shutdown, which waits five seconds for connections that nobody has used yet, as members keep some.
 func (c *clustering) unbusy(ctx context.Context) {
 	const often = 10 * time.Millisecond
-	for c.busy.Load() > 0 && ctx.Err() == nil {
+	for c.traffic.Busy.Load() > 0 && ctx.Err() == nil {
 		pause(ctx, often)
 	}
 }

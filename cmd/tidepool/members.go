@@ -56,7 +56,7 @@ type memberStatus struct {
 // doing is how this member does.
 func (c *clustering) doing() cluster.Doing {
 	s := c.store.Stats()
-	return cluster.Doing{Busy: c.busy.Load(), Disk: s.DiskBytes, Budget: s.DiskBudget}
+	return cluster.Doing{Busy: c.traffic.Busy.Load(), Disk: s.DiskBytes, Budget: s.DiskBudget}
 }
 
 // status is what it knows, and what the other members say of themselves.
@@ -96,6 +96,9 @@ func (c *clustering) counted() *metrics.Cluster {
 	m := &metrics.Cluster{Ring: v.Version, Share: v.Ring.Shares()[v.Self], Told: n.Told, Silent: n.Silent, Held: n.Held, Spilt: n.Spilt, Hub: n.Hub, Members: map[string]int{}}
 	k := c.copies.Stats()
 	m.Behind, m.Repaired, m.Handed, m.Pins, m.Failed, m.Rounds, m.CopiedBytes = k.Behind, k.Repaired, k.Handed, k.Pins, k.Failed, k.Rounds, k.Bytes
+	m.Sent, m.Received, m.Busy = c.traffic.Sent.Load(), c.traffic.Received.Load(), c.traffic.Busy.Load()
+	gossip := c.members.Stats()
+	m.Refused, m.RefusedGossip, m.Conflicts, m.Rejoins = c.traffic.Refused.Load(), gossip.Refused, gossip.Conflicts, gossip.Rejoins
 	m.HotCopies = c.store.Stats().HotCopyBytes
 	for s := cluster.Joining; s <= cluster.Draining; s++ {
 		m.Members[s.String()] = 0
