@@ -65,6 +65,8 @@ const (
 	againAfter = 5 * time.Minute
 	// pinsEvery is how often new pins are looked for.
 	pinsEvery = 5 * time.Second
+	// pinAgain is when a pin that was not taken is offered again: for want of room, mostly, which a person must make.
+	pinAgain = time.Minute
 	// writers is how many things are given away at the same time, and mostFresh how many wait for that: of more, the next
 	// round takes care.
 	writers, mostFresh = 4, 4096
