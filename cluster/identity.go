@@ -35,6 +35,7 @@ type Identity struct {
 	key   crypto.Signer // the first CA's
 	leaf  *tls.Certificate
 	since time.Time
+	given *tls.Certificate // instead, from files; nil: it makes its own
 }
 
 // Identify makes the identity of the member called name. The first secret issues, all are believed. Without a secret
@@ -116,7 +117,7 @@ func (i *Identity) Member(cs *tls.ConnectionState) (string, error) {
 	defer i.mu.Unlock()
 	for _, chain := range cs.VerifiedChains {
 		for _, ca := range i.cas {
-			if names := chain[0].DNSNames; len(names) == 1 && chain[len(chain)-1].Equal(ca) {
+			if names := chain[0].DNSNames; (len(names) == 1 || i.given != nil && len(names) > 0) && chain[len(chain)-1].Equal(ca) {
 				return names[0], nil
 			}
 		}
@@ -134,6 +135,9 @@ func (i *Identity) roots() *x509.CertPool {
 func (i *Identity) certificate() (*tls.Certificate, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.given != nil {
+		return i.given, nil
+	}
 	now := time.Now().Round(0) // by the wall clock: that is what the others compare with theirs
 	if age := now.Sub(i.since); i.leaf != nil && age >= 0 && age < leafRenew {
 		return i.leaf, nil

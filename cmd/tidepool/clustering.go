@@ -52,7 +52,12 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	if c.secrets, err = cluster.ReadSecrets(cfg.Cluster.SecretFile); err != nil {
 		return nil, usageError{fmt.Errorf("cluster.secret_file: %w", err)}
 	}
-	if c.who, err = cluster.Identify(name, c.secrets); err != nil {
+	if papers, given := cfg.Cluster.Papers(); given {
+		c.who, err = cluster.IdentifyBy(name, papers)
+	} else {
+		c.who, err = cluster.Identify(name, c.secrets)
+	}
+	if err != nil {
 		return nil, err
 	}
 	at := cmp.Or(string(cfg.Cluster.PeerListen), beside(string(cfg.Cluster.Bind)))
@@ -92,6 +97,9 @@ func memberName(cfg config.Config) (string, error) {
 	if cfg.Cluster.Name != "" {
 		return cfg.Cluster.Name, nil
 	}
+	if papers, given := cfg.Cluster.Papers(); given {
+		return papers.NameIn()
+	}
 	path := filepath.Join(cfg.Data, nameFile)
 	if b, err := os.ReadFile(path); err == nil {
 		if name := strings.TrimSpace(string(b)); cluster.CheckName(name) == nil {
@@ -127,7 +135,13 @@ func (r *running) serveMembers(ctx context.Context) {
 	c.running.Go(func() { _ = c.copies.Run(ctx) })
 	c.running.Go(func() {
 		c.whenScanned(ctx, r.store)
-		cluster.FollowSecrets(ctx, r.cfg.Cluster.SecretFile, c.secrets, c.complain, c.members.Follow, c.who.Follow)
+		follow := []func([][]byte) error{c.members.Follow}
+		if papers, given := r.cfg.Cluster.Papers(); given {
+			c.running.Go(func() { c.who.FollowPapers(ctx, papers, c.complain) })
+		} else {
+			follow = append(follow, c.who.Follow)
+		}
+		cluster.FollowSecrets(ctx, r.cfg.Cluster.SecretFile, c.secrets, c.complain, follow...)
 	})
 }
 
@@ -149,9 +163,9 @@ func (c *clustering) whenScanned(ctx context.Context, store *cache.Cache) {
 	}
 }
 
-// complain says that new secrets could not be taken: those of before count.
+// complain says that new secrets or certificates could not be taken: those of before count.
 func (c *clustering) complain(err error) {
-	c.log.Warn("the secrets could not be read anew: those of before count", zap.Error(err))
+	c.log.Warn("secrets or certificates could not be read anew: those of before count", zap.Error(err))
 }
 
 // drain takes this member off the ring, so that the others ask it for nothing new.

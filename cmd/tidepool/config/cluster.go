@@ -13,6 +13,9 @@ type Cluster struct {
 	Bind       Address `yaml:"bind" doc:"where members gossip, by UDP and TCP: host:port; off: there is no cluster"`
 	Advertise  string  `yaml:"advertise" doc:"where the other members reach bind: an address, or address:port; without it, bind itself or this host's private address"`
 	SecretFile string  `yaml:"secret_file" doc:"file of the cluster's secrets, one a line, at least 16 bytes each; the first sends, all are believed; read anew when it changes"`
+	TLSCert    string  `yaml:"tls_cert" doc:"file of a certificate for fetching between members, in the place of the one that is made from the secret; its first DNS name is the member's name"`
+	TLSKey     string  `yaml:"tls_key" doc:"file of its key"`
+	TLSCA      string  `yaml:"tls_ca" doc:"file of the authorities whose certificates members have, and nobody else"`
 	Join       Joins   `yaml:"join" doc:"members to begin with: addresses, or names that resolve to one or several; with a port, or by bind's"`
 	PeerListen Address `yaml:"peer_listen" doc:"where members fetch from this one: host:port; without it, bind's host and a free port"`
 	Name       string  `yaml:"name" doc:"this member's name, unique in the cluster; without it, one that is kept in the data directory"`
@@ -24,6 +27,31 @@ type Cluster struct {
 
 // mostReplicas: beyond the loss of four members at once the registry is still there.
 const mostReplicas = 5
+
+// Papers are the files of a given certificate; ok: there is one.
+func (c Cluster) Papers() (p cluster.Papers, ok bool) {
+	p = cluster.Papers{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA}
+	return p, p != cluster.Papers{}
+}
+
+func (l *layers) checkPapers() {
+	p, ok := l.Cluster.Papers()
+	if !ok {
+		return
+	}
+	if p.Cert == "" || p.Key == "" || p.CA == "" {
+		l.wrong("cluster.tls_cert", "tls_cert, tls_key and tls_ca go together: give all three, or none for certificates made from the secret")
+		return
+	}
+	name, err := p.NameIn()
+	switch {
+	case err != nil:
+		l.wrong("cluster.tls_cert", "%v", err)
+		l.bad = append(l.bad, "cluster.tls_cert")
+	case l.Cluster.Name != "" && l.Cluster.Name != name:
+		l.wrong("cluster.name", "the certificate in cluster.tls_cert is of %q: leave the name out, or get a certificate for %q", name, l.Cluster.Name)
+	}
+}
 
 // On reports whether there is a cluster.
 func (c Cluster) On() bool { return c.Bind != "" && c.Bind != Off }
@@ -54,6 +82,7 @@ func (l *layers) checkCluster() {
 		l.wrong("cluster.secret_file", "%v", err)
 		l.bad = append(l.bad, "cluster.secret_file")
 	}
+	l.checkPapers()
 	if c.Weight < 0 || c.Weight > cluster.MaxWeight {
 		l.wrong("cluster.weight", "want 1 to %d", cluster.MaxWeight)
 	}
