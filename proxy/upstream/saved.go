@@ -111,8 +111,8 @@ func (e *endpoint) save(registry string) savedEndpoint {
 			continue
 		}
 		l := e.books.all[name]
-		if l.said.IsZero() && l.blocked.IsZero() {
-			continue // it was asked, and said nothing of limits
+		if l.said.IsZero() && l.blocked.IsZero() || l.lent {
+			continue // it was asked, and said nothing of limits; or that was said to others, who know
 		}
 		s.Accounts = append(s.Accounts, savedAccount{
 			Account: name, Limit: l.limit, Remaining: l.remaining, Window: int64(l.window / time.Second), Source: l.source,
