@@ -34,7 +34,7 @@ type books struct {
 	mu  sync.Mutex // guards all
 	all map[string]*ledger
 
-	lent   map[string]lentWord // what others told, by account
+	lent   []lentWord // what others told: one word for an account and a source
 	opaque func(account string) string
 }
 

@@ -24,7 +24,7 @@ const (
 	longestLentQuiet = 5 * time.Minute
 	// tellEvery is how often there is a new word on one limit at most.
 	tellEvery = time.Second
-	// maxLent bounds the accounts of an endpoint of which others tell.
+	// maxLent bounds the words of others on one endpoint.
 	maxLent = maxAccounts
 	// maxWord is as much as finds room in a message between members, beside what is said of it.
 	maxWord = 800
@@ -157,16 +157,29 @@ func (h *hub) lend(e *endpoint, w lentWord, now time.Time) {
 	b := &e.books
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, ok := b.lent[w.Account]; !ok && len(b.lent) >= maxLent || b.lent == nil {
-		b.lent = map[string]lentWord{}
-	}
 	b.opaque = func(account string) string { return e.opaque(h.name, account) }
-	b.lent[w.Account] = w
+	b.take(w)
 	for _, account := range append(h.keys.accounts(), "") { // so that it is shown, though it may never be asked here
 		if b.opaque(account) == w.Account {
 			b.of(account)
 		}
 	}
+}
+
+// take notes a word of another process. That one of them may pull, for all it knows, is no word against another's
+// refusal. mu is held.
+func (b *books) take(w lentWord) {
+	i := slices.IndexFunc(b.lent, func(o lentWord) bool { return o.Account == w.Account && o.Source == w.Source })
+	if i < 0 {
+		b.lent = append(b.lent[max(0, len(b.lent)+1-maxLent):], w)
+		return
+	}
+	was := b.lent[i]
+	if was.Said.After(w.Said) {
+		w, was = was, w
+	}
+	w.Blocked = later(w.Blocked, was.Blocked)
+	b.lent[i] = w
 }
 
 // accounts are those of the logins that are written in the configuration.
@@ -186,18 +199,24 @@ func (b *books) borrow(account string, l *ledger, now time.Time) (until time.Tim
 	if len(b.lent) == 0 || isGuest(account) {
 		return until, ""
 	}
-	w, ok := b.lent[b.opaque(account)]
-	if !ok || !l.lent && l.source != "" && w.Source != "" && l.source != w.Source {
-		return until, ""
+	own := l.source
+	if l.lent {
+		own = ""
 	}
-	if w.Said.After(l.said) {
-		l.limit, l.remaining, l.window = w.Limit, max(0, w.Remaining-l.flying), time.Duration(w.Window)*time.Second
-		l.said, l.lent, l.source = w.Said, true, cmp.Or(w.Source, l.source)
+	name := b.opaque(account)
+	for _, w := range b.lent {
+		if w.Account != name || own != "" && w.Source != "" && own != w.Source {
+			continue
+		}
+		if w.Said.After(l.said) {
+			l.limit, l.remaining, l.window = w.Limit, max(0, w.Remaining-l.flying), time.Duration(w.Window)*time.Second
+			l.said, l.lent, l.source = w.Said, true, cmp.Or(w.Source, own)
+		}
+		if now.Before(w.Blocked) && w.Blocked.After(until) {
+			until, source = w.Blocked, cmp.Or(w.Source, own)
+		}
 	}
-	if now.Before(w.Blocked) {
-		return w.Blocked, cmp.Or(w.Source, l.source)
-	}
-	return until, ""
+	return until, source
 }
 
 // said sets until to when the endpoint said that it wants to be left alone until, if it said so to us.
