@@ -269,7 +269,7 @@ func TestPurgeWhileItIsRead(t *testing.T) {
 	}
 	defer slow.Close()
 	purges := 0
-	for n := reads.Load(); purges < 20; purges++ {
+	for n := reads.Load(); purges < 8; purges++ {
 		if _, err := c.Purge(t.Context(), repository(tag), time.Now(), false); err != nil {
 			t.Error(err)
 		}

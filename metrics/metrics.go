@@ -43,6 +43,8 @@ type Cluster struct {
 	Busy                                           int64
 	Refused, RefusedGossip, Conflicts, Rejoins     uint64
 	CopiedBytes                                    uint64
+
+	Events map[string]uint64 // to and from all other members, by what came of them
 }
 
 // Warmed counts images that were fetched ahead, by what came of them.

@@ -57,6 +57,8 @@ var (
 	hotCopies   = describe("cluster_hot_copies_bytes", "Bytes kept here of what other members own, because it is asked for often.")
 	clusterHub  = describe("cluster_upstream_questions_total", "Questions that went to registries, of a member of a cluster.")
 
+	events = describe("cluster_events_total", "What members tell all others (purges, unpinned images, tags that moved, limits): sent by this one, received, and of those from others dropped as too many or refused.", "outcome")
+
 	dropped = describe("log_dropped_total", "Log lines dropped because whoever reads the log did not take them.")
 
 	requests  = describe("upstream_requests_total", "Requests to an upstream, its token servers and redirects.", "upstream")
@@ -162,6 +164,9 @@ func (to sink) cluster(c *Cluster) {
 	to.counter(copyBytes, c.CopiedBytes)
 	to.counter(rounds, c.Rounds)
 	to.gauge(hotCopies, float64(c.HotCopies))
+	for outcome, n := range c.Events {
+		to.counter(events, n, outcome)
+	}
 }
 
 func (to sink) warm(w Warmed) {

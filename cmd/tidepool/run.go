@@ -136,6 +136,7 @@ func (r *running) openStore(ctx context.Context, w world) (err error) {
 		}
 		source, options.Keep, options.Owns = r.cluster.router, r.cluster.router.Keep, r.cluster.router.Owns
 		options.Landed, options.Named = r.cluster.copies.Landed, r.cluster.copies.Named
+		options.Moved = r.cluster.moved
 	}
 	if r.store, err = cache.New(ctx, source, options); err != nil {
 		return errors.Join(fmt.Errorf("the store in %s (--data): %w", r.cfg.Data, err), r.cluster.abandon())
