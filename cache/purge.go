@@ -29,7 +29,7 @@ type Purged struct {
 // needs; so a digest that is named itself always goes. dry only says what would go. ErrPinned: nothing was forgotten.
 func (c *Cache) Purge(ctx context.Context, scope Ref, upTo time.Time, dry bool) (Purged, error) {
 	if p, ok := c.pins.within(scope); ok {
-		return Purged{}, fmt.Errorf("%s: %w: %s by %s; unpin it first", scope, ErrPinned, p.Ref, p.Owner)
+		return Purged{}, fmt.Errorf("%w, as %s by %s: unpin it first", ErrPinned, p.Ref, p.Owner)
 	}
 	p := c.plan(scope, upTo)
 	if !scope.Digest.IsZero() {

@@ -99,18 +99,27 @@ func purgeBy(cmd *cobra.Command, t *there, o admin.PurgeOrder, asJSON bool) erro
 			return err
 		}
 	}
+	return answer.verdict(cmd.ErrOrStderr())
+}
+
+// verdict is what is to be said of the images that stay; why is where each is told.
+func (p purged) verdict(why io.Writer) error {
 	bad := 0
-	for _, i := range answer.Images {
-		if i.Error != "" {
-			bad++
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", printable(i.Image), printable(i.Error))
+	for _, i := range p.Images {
+		switch {
+		case i.Error == "":
+			continue
+		case len(p.Images) == 1:
+			return fmt.Errorf("%s is not purged: %s", printable(i.Image), printable(i.Error))
 		}
+		bad++
+		fmt.Fprintf(why, "%s: %s\n", printable(i.Image), printable(i.Error))
 	}
-	what := fmt.Errorf("%d of %s could not be purged", bad, counting(len(answer.Images), "image"))
-	switch {
-	case bad == 0:
+	what := fmt.Errorf("%d of %s could not be purged", bad, counting(len(p.Images), "image"))
+	switch bad {
+	case 0:
 		return nil
-	case bad == len(answer.Images):
+	case len(p.Images):
 		return what
 	}
 	return partlyError{what}

@@ -37,13 +37,12 @@ func (w *warming) Purge(ctx context.Context, o admin.PurgeOrder) (any, error) {
 		return nil, errors.New("say which images, as in alpine:3; alpine:* is all of a repository")
 	}
 	answer := purged{Schema: thisSchema, DryRun: o.DryRun, Images: []purgedDoc{}}
-	if !o.DryRun && !o.Here {
-		answer.Told = w.cluster.others()
-	}
 	for _, text := range o.Images {
 		one := purgedDoc{Image: text}
 		if err := w.purge(ctx, o, &one); err != nil {
 			one.Error = err.Error()
+		} else if !o.DryRun && !o.Here {
+			answer.Told = w.cluster.others()
 		}
 		answer.Images = append(answer.Images, one)
 	}
