@@ -26,7 +26,9 @@ type Purged struct {
 
 // Purge forgets a tag, a digest, or, where scope has neither, all of a repository, as it was known up to a time: what was
 // learned later stays. Content goes with it that no other name, no other repository and no other manifest that is held
-// needs; so a digest that is named itself always goes. dry only says what would go. ErrPinned: nothing was forgotten.
+// needs; but a digest that is named itself always goes. Where the manifests of the repository are another's to keep (see
+// Options.Keep), only that one knows what needs what, and has the rest dropped. dry only says what would go. ErrPinned:
+// nothing was forgotten.
 func (c *Cache) Purge(ctx context.Context, scope Ref, upTo time.Time, dry bool) (Purged, error) {
 	if p, ok := c.pins.within(scope); ok {
 		return Purged{}, fmt.Errorf("%w, as %s by %s: unpin it first", ErrPinned, p.Ref, p.Owner)
@@ -138,7 +140,9 @@ func (c *Cache) linksIn(p *purge) {
 
 // carryOut decides what goes, and forgets it.
 func (c *Cache) carryOut(ctx context.Context, p *purge, dry bool) (done Purged, err error) {
-	c.descend(p)
+	if !p.part && c.Keeps(p.scope) {
+		c.descend(p)
+	}
 	c.spareNamed(p)
 	c.spareLinked(p)
 	c.spareContained(p)

@@ -34,7 +34,7 @@ const (
 	Limited                       // what a registry said of its limits
 )
 
-// lasting are events that somebody who is away for a day is still to hear; the others are of use for an hour.
+// lasting are events that somebody who is away for a day is still to hear; the others are of use for some hours.
 func (k EventKind) lasting() bool { return k == Purged || k == Dropped || k == Unpinned }
 
 // An event travels as a version and then fields, each a tag, a length and as many bytes, as a member's meta does.

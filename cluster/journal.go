@@ -21,9 +21,9 @@ type word struct {
 }
 
 const (
-	// What lasts is still told to a member that was away for a day; a hint for as long as it may save anything: most
-	// names age within an hour.
-	lastingLife, hintLife = 24 * time.Hour, time.Hour
+	// What lasts is still told to a member that was away for a day; a hint for as long as the longest limit that it may be
+	// about.
+	lastingLife, hintLife = 24 * time.Hour, 6 * time.Hour
 	// A purge of a large repository is some hundred events; hints come at the pace of tags that move.
 	mostLasting, mostHints = 1024, 256
 	// stateMax bounds what members tell each other when they meet, beside who there is: every half minute, a few KB mostly.

@@ -120,24 +120,22 @@ func (c *clustering) heard(ctx context.Context, e cluster.Event) {
 	}
 }
 
-// heardPurge forgets what another member was told to forget. The one that keeps a repository's manifests knows best what
-// belongs to them, and tells those who keep that.
+// heardPurge forgets what another member was told to forget.
 func (c *clustering) heardPurge(ctx context.Context, e cluster.Event) {
 	p, err := c.hearing.store.Purge(ctx, e.Ref, e.At, false)
 	switch {
 	case errors.Is(err, cache.ErrPinned):
 		c.log.Warn("another member was told to purge what is pinned here: it stays", zap.String("member", e.From), zap.Error(err))
-	case err == nil && c.hearing.store.Keeps(e.Ref):
-		c.drop(e.Ref, p.Digests, e.At)
+	case err == nil:
+		c.drop(c.hearing.store, e.Ref, p, e.At)
 	}
 }
 
-// drop tells which content went with a purge.
-func (c *clustering) drop(scope cache.Ref, digests []cache.Digest, upTo time.Time) {
-	if len(digests) > mostDropped {
-		digests = digests[:mostDropped]
-	}
-	if len(digests) > 0 {
+// drop has the other members forget what content went with a purge. The one that keeps a repository's manifests tells,
+// for it alone knows what belongs to them.
+func (c *clustering) drop(store *cache.Cache, scope cache.Ref, p cache.Purged, upTo time.Time) {
+	digests := p.Digests[:min(len(p.Digests), mostDropped)]
+	if len(digests) > 0 && store.Keeps(scope) {
 		scope.Tag, scope.Digest = "", cache.Digest{}
 		c.tell(cluster.Event{Kind: cluster.Dropped, Ref: scope, Digests: digests, AsOf: upTo})
 	}

@@ -83,7 +83,7 @@ func (w *warming) purge(ctx context.Context, o admin.PurgeOrder, one *purgedDoc)
 		}
 		if !o.Here {
 			w.cluster.tell(cluster.Event{Kind: cluster.Purged, Ref: at})
-			w.cluster.drop(at, p.Digests, upTo)
+			w.cluster.drop(w.store, at, p, upTo)
 		}
 	}
 	return nil

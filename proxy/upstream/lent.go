@@ -103,7 +103,8 @@ func (h *hub) words(all map[string]lentWord) {
 			all[w.Account] = w
 		}
 		e.books.mu.Unlock()
-		if w := head; e.pacer.said(&w.Quiet) {
+		w := head
+		if w.Quiet = e.pacer.said(time.Now()); !w.Quiet.IsZero() {
 			all[e.opaque(h.name, "\x00")] = w
 		}
 	}
@@ -151,7 +152,7 @@ func (w lentWord) believed(now time.Time) lentWord {
 // lend notes what was told of e.
 func (h *hub) lend(e *endpoint, w lentWord, now time.Time) {
 	if w.Account == "" {
-		e.pacer.hear(w.Quiet)
+		e.pacer.hear(w.Quiet, now)
 		return
 	}
 	b := &e.books
@@ -219,19 +220,21 @@ func (b *books) borrow(account string, l *ledger, now time.Time) (until time.Tim
 	return until, source
 }
 
-// said sets until to when the endpoint said that it wants to be left alone until, if it said so to us.
-func (p *pacer) said(until *time.Time) bool {
+// said is until when the endpoint said to us that it wants to be left alone; zero: it did not, or that is over.
+func (p *pacer) said(now time.Time) (until time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	*until = p.asked.UTC()
-	return !p.asked.IsZero()
+	if p.asked.After(now) {
+		until = p.asked.UTC()
+	}
+	return until
 }
 
 // hear leaves the endpoint alone until then, because another was refused. What pace that would teach is not known here.
-func (p *pacer) hear(until time.Time) {
+func (p *pacer) hear(until, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if until.After(p.quiet) {
+	if until.After(now) && until.After(p.quiet) {
 		p.hold(until)
 	}
 }
