@@ -126,7 +126,7 @@ func memberName(cfg config.Config) (string, error) {
 func (r *running) serveMembers(ctx context.Context) {
 	c := r.cluster
 	c.store, c.copies.Store = r.store, r.store
-	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Log: c.log}
+	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Unpin: unpinnedSince(r.store), Log: c.log}
 	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Traffic: &c.traffic, Taker: taker, Doing: c.doing, Log: c.log}).Server()
 	r.servers.Go(func() {
 		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
@@ -135,7 +135,7 @@ func (r *running) serveMembers(ctx context.Context) {
 	})
 	ctx, c.end = context.WithCancel(ctx)
 	c.running.Go(func() { _ = c.copies.Run(ctx) })
-	c.hears(ctx, r.store, r.hubs)
+	c.hears(ctx, r.hubs)
 	c.running.Go(func() {
 		c.whenScanned(ctx, r.store)
 		follow := []func([][]byte) error{c.members.Follow}

@@ -15,8 +15,7 @@ import (
 
 // hearing is what the other members' events act upon.
 type hearing struct {
-	opened chan struct{} // closed once what follows is there
-	store  *cache.Cache
+	opened chan struct{} // closed once the store and what follows are there
 	hubs   *upstream.Hubs
 
 	mu    sync.Mutex // guards drops
@@ -43,8 +42,8 @@ func newHearing() *hearing {
 }
 
 // hears has events act, and the other members know what there is to tell, until ctx ends.
-func (c *clustering) hears(ctx context.Context, store *cache.Cache, hubs *upstream.Hubs) {
-	c.hearing.store, c.hearing.hubs = store, hubs
+func (c *clustering) hears(ctx context.Context, hubs *upstream.Hubs) {
+	c.hearing.hubs = hubs
 	close(c.hearing.opened)
 	c.running.Go(func() { c.dropAll(ctx) })
 	c.running.Go(func() {
@@ -101,16 +100,16 @@ func (c *clustering) heard(ctx context.Context, e cluster.Event) {
 		if len(e.Digests) > 0 {
 			d = e.Digests[0]
 		}
-		c.hearing.store.Outdate(e.Ref, d, e.AsOf)
+		c.store.Outdate(e.Ref, d, e.AsOf)
 	case cluster.Purged:
 		c.heardPurge(ctx, e)
 	case cluster.Dropped:
 		c.hearing.gather(e)
 	case cluster.Unpinned:
 		if e.Of != byHand {
-			return // a rule of this member's own configuration
+			return // a rule of that member's own configuration
 		}
-		if ok, err := c.hearing.store.UnpinOlder(byHand, e.Ref, e.At); ok || err != nil {
+		if n, err := unpinOlder(c.store, e.Ref, e.At); n > 0 || err != nil {
 			c.log.Info("unpinned, as another member was told to", zap.Stringer("image", e.Ref), zap.String("member", e.From), zap.Error(err))
 		}
 	case cluster.Limited:
@@ -120,14 +119,39 @@ func (c *clustering) heard(ctx context.Context, e cluster.Event) {
 	}
 }
 
+// unpinOlder takes back the pins of an image that were set by hand up to a time, whether here or at another member of which
+// this one keeps a copy, and returns how many there were.
+func unpinOlder(store *cache.Cache, ref cache.Ref, at time.Time) (n int, err error) {
+	owners := []string{byHand} // where it is not pinned here, that it was taken back is remembered all the same
+	for _, p := range store.Pins() {
+		if p.Ref == ref && p.Owner != byHand && cluster.OwnerOf(p) == byHand {
+			owners = append(owners, p.Owner)
+		}
+	}
+	for _, owner := range owners {
+		ok, e := store.UnpinOlder(owner, ref, at)
+		if err = errors.Join(err, e); ok && e == nil {
+			n++
+		}
+	}
+	return n, err
+}
+
+// unpinnedSince reports whether a pin that another member offers was taken back since it was set.
+func unpinnedSince(store *cache.Cache) func(cache.Pin) bool {
+	return func(p cache.Pin) bool {
+		return cluster.OwnerOf(p) == byHand && !p.At.After(store.Unpinned(byHand, p.Ref))
+	}
+}
+
 // heardPurge forgets what another member was told to forget.
 func (c *clustering) heardPurge(ctx context.Context, e cluster.Event) {
-	p, err := c.hearing.store.Purge(ctx, e.Ref, e.At, false)
+	p, err := c.store.Purge(ctx, e.Ref, e.At, false)
 	switch {
 	case errors.Is(err, cache.ErrPinned):
 		c.log.Warn("another member was told to purge what is pinned here: it stays", zap.String("member", e.From), zap.Error(err))
 	case err == nil:
-		c.drop(c.hearing.store, e.Ref, p, e.At)
+		c.drop(c.store, e.Ref, p, e.At)
 	}
 }
 
@@ -172,7 +196,7 @@ func (c *clustering) dropAll(ctx context.Context) {
 		h.drops = map[dropped][]cache.Digest{}
 		h.mu.Unlock()
 		for at, digests := range drops {
-			if _, err := h.store.Drop(ctx, at.repo, digests, at.upTo); err != nil {
+			if _, err := c.store.Drop(ctx, at.repo, digests, at.upTo); err != nil {
 				return // ctx has ended
 			}
 		}

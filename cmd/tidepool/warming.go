@@ -180,7 +180,9 @@ func (w *warming) unpin(text string) (name string, err error) {
 		return "", err
 	}
 	for _, at := range places {
-		if ok, err := w.store.Unpin(byHand, at); ok || err != nil {
+		ok, err := w.store.Unpin(byHand, at)
+		copies, e := unpinOlder(w.store, at, time.Now())
+		if err = errors.Join(err, e); ok || copies > 0 || err != nil {
 			w.forget(at)
 			return at.String(), err
 		}
