@@ -89,8 +89,9 @@ func (p *Peer) traffic() *Traffic {
 
 // resolve says what a name is.
 func (p *Peer) resolve(ctx context.Context, w http.ResponseWriter, q question) {
-	w.WriteHeader(http.StatusEarlyHints) // the registry may have to be asked
-	f, err := p.Store.Stat(ctx, q.ref)
+	var f cache.Found
+	var err error
+	busily(w, func() { f, err = p.Store.Stat(ctx, q.ref) }) // the registry may have to be asked
 	a := answer(f)
 	if err == nil && q.ref.Mutable() && f.Digest == q.want.Known {
 		err = cache.ErrUnchanged
@@ -116,8 +117,8 @@ func (p *Peer) open(ctx context.Context, w http.ResponseWriter, q question) (*ca
 	if q.want.HeldOnly || !errors.Is(err, cache.ErrNotHeld) {
 		return b, err
 	}
-	w.WriteHeader(http.StatusEarlyHints)
-	return p.Store.Open(ctx, q.ref, q.want)
+	busily(w, func() { b, err = p.Store.Open(ctx, q.ref, q.want) })
+	return b, err
 }
 
 // send sends what is wanted of b.

@@ -117,7 +117,7 @@ type remote struct {
 }
 
 // ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
-// registry. An error that is no errMember is the member's answer.
+// registry, or is still at it. An error that is no errMember is the member's answer.
 func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 	if !x.temper.asked(time.Now()) {
 		return cache.Answer{}, fmt.Errorf("%w: %s did not a moment ago", errMember, x.member.Name)
@@ -125,18 +125,19 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 	began := time.Now()
 	ctx, cancel := context.WithCancelCause(ctx)
 	impatience := time.AfterFunc(x.temper.patience(), func() { cancel(errSilent) })
-	sign := sync.OnceFunc(func() {
-		if impatience.Stop() {
-			x.temper.answered(time.Since(began))
-		}
-	})
+	heard := sync.OnceFunc(func() { x.temper.answered(time.Since(began)) })
 	a, err := x.exchange(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		Got1xxResponse: func(int, textproto.MIMEHeader) error { sign(); return nil },
+		Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			if impatience.Reset(signLate) { // else it is too late
+				heard()
+			}
+			return nil
+		},
 	}), q, cancel)
 	impatience.Stop()
 	switch {
 	case err == nil || !errors.Is(err, errMember):
-		sign()
+		heard()
 	case context.Cause(ctx) != nil && !errors.Is(context.Cause(ctx), errSilent):
 		err = context.Cause(ctx) // who asked is gone, which says nothing of the member
 	default:
