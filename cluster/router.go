@@ -149,12 +149,23 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 			break
 		}
 		a, err := r.ask(ctx, m, q)
+		if cutOff(err) {
+			break
+		}
 		if !errors.Is(err, errMember) {
 			return a, err
 		}
 		r.log().Debug("passed over", zap.String("member", m.Name), zap.Stringer("ref", q.ref), zap.Error(err))
 	}
 	return r.own(ctx, v, order, q)
+}
+
+// cutOff reports whether a member says that it cannot reach the registry: another one may, and its clients need not go
+// without because of that. Where the registry is down, each member finds out for itself, and then leaves it alone for a
+// while, as it does without others.
+func cutOff(err error) bool {
+	return errors.Is(err, cache.ErrUnavailable) && !errors.Is(err, errMember) &&
+		!errors.Is(err, cache.ErrOffline) && !errors.Is(err, cache.ErrLooped)
 }
 
 // own answers as the owner of a thing does: from the registry, unless a member has it that owned it before, or would
