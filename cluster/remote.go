@@ -12,7 +12,6 @@ import (
 	"net/textproto"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -126,9 +125,10 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	impatience := time.AfterFunc(x.temper.patience(), func() { cancel(errSilent) })
 	heard := sync.OnceFunc(func() { x.temper.answered(time.Since(began)) })
+	signs := 0
 	a, err := x.exchange(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(int, textproto.MIMEHeader) error {
-			if impatience.Reset(signLate) { // else it is too late
+			if signs++; signs <= mostSigns && impatience.Reset(signLate) { // else it is too late
 				heard()
 			}
 			return nil
@@ -182,7 +182,7 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 		cancel(nil)
 		return a, res.Body.Close()
 	}
-	a.Body = newBody(res.Body, cancel, x)
+	a.Body = newBody(ctx, res.Body, cancel, x)
 	return a, nil
 }
 
@@ -190,23 +190,30 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 type body struct {
 	io.ReadCloser
 	alarm  *time.Timer
+	ctx    context.Context
 	cancel context.CancelCauseFunc
+	member *remote
 	done   func() // takes it off the member's load, once
-	count  *atomic.Uint64
 }
 
-func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc, x *remote) *body {
+func newBody(ctx context.Context, rc io.ReadCloser, cancel context.CancelCauseFunc, x *remote) *body {
 	x.load.mine.Add(1)
-	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel, sync.OnceFunc(func() { x.load.mine.Add(-1) }), &x.traffic.Received}
+	return &body{
+		ReadCloser: rc, alarm: time.AfterFunc(quiet, func() { cancel(errSilent) }), ctx: ctx, cancel: cancel, member: x,
+		done: sync.OnceFunc(func() { x.load.mine.Add(-1) }),
+	}
 }
 
 // Read reads, and does not wait for ever.
 func (b *body) Read(p []byte) (int, error) {
 	b.alarm.Reset(quiet)
 	n, err := b.ReadCloser.Read(p)
-	b.count.Add(uint64(n))
+	b.member.traffic.Received.Add(uint64(n))
 	b.alarm.Stop()
 	if err != nil && err != io.EOF {
+		if cause := context.Cause(b.ctx); cause == nil || errors.Is(cause, errSilent) { // else nobody wants it any more
+			b.member.temper.failed(time.Now()) // the rest comes another way
+		}
 		err = fmt.Errorf("%w: %w: %w", errMember, err, cache.ErrUnavailable)
 	}
 	return n, err

@@ -143,6 +143,7 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	if a, ok := r.spill(ctx, v, order, q); ok {
 		return a, nil
 	}
+	var told error // by who was asked, and cannot reach the registry
 	for _, m := range order[:min(owners, len(order))] {
 		// A member that has sent other bytes is not asked for them again.
 		if m.Name == v.Self || q.doubts > 0 || !cache.MayWait(ctx, m.Name) {
@@ -150,6 +151,7 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 		}
 		a, err := r.ask(ctx, m, q)
 		if cutOff(err) {
+			told = err
 			break
 		}
 		if !errors.Is(err, errMember) {
@@ -157,7 +159,37 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 		}
 		r.log().Debug("passed over", zap.String("member", m.Name), zap.Stringer("ref", q.ref), zap.Error(err))
 	}
-	return r.own(ctx, v, order, q)
+	a, err := r.own(ctx, v, order, q)
+	if q.doubts > 0 && q.ref.Kind == cache.KindBlob && cutOff(err) {
+		return r.doubted(ctx, v, order, q, err)
+	}
+	if told != nil && cutOff(err) {
+		err = outage(q.ref.Registry, err)
+	}
+	return a, err
+}
+
+// outage says that nobody can reach a registry: each has tried as often as it does, and who asked need not begin anew.
+func outage(registry string, err error) error {
+	if already := (*cache.OutageError)(nil); errors.As(err, &already) {
+		return err
+	}
+	return &cache.OutageError{Registry: registry, Until: time.Now(), Why: err.Error()}
+}
+
+// doubted asks the members for a blob that one of them has sent other bytes of, where the registry cannot be reached: each
+// time another one, for who did is not known. err is what the registry said. A manifest is doubted for one answer only.
+func (r *Router) doubted(ctx context.Context, v *View, order []Member, q question, err error) (cache.Answer, error) {
+	for i := range order {
+		m := order[(i+q.doubts)%len(order)]
+		if m.Name == v.Self {
+			continue
+		}
+		if a, e := r.askHeld(ctx, m, q); e == nil {
+			return a, nil
+		}
+	}
+	return cache.Answer{}, err
 }
 
 // cutOff reports whether a member says that it cannot reach the registry: another one may, and its clients need not go

@@ -9,11 +9,12 @@ import (
 // A member that has to ask its registry says so at once, and goes on saying so: else who waits could not tell a slow
 // registry from a member whose host has died meanwhile, whose connections do not even break.
 const (
-	// signEvery is how often. Each sign is some thirty bytes, of the 16 KiB that the head of an answer may have with all
-	// its signs: enough for half an hour, and no question takes that long.
+	// signEvery is how often.
 	signEvery = 3 * time.Second
 	// signLate is how long after a sign the next one, or the answer, is waited for: three may be held up.
 	signLate = 10 * time.Second
+	// mostSigns are believed of one question: that is five minutes, and a registry is given up long before.
+	mostSigns = 100
 )
 
 // busily runs f, with signs of life to who waits for its outcome.
