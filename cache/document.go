@@ -150,7 +150,7 @@ func (c *Cache) fetchDocument(ctx context.Context, who asked) (*document, error)
 		return nil, err
 	}
 	doc, err := c.receive(ctx, who, a)
-	if errors.Is(err, ErrCorrupt) && a.Via != "" {
+	if errors.Is(err, ErrCorrupt) && a.Via != "" && DoubtsOf(ctx) == 0 {
 		return c.fetchDocument(WithDoubts(ctx, 1), who)
 	}
 	return doc, err

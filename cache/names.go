@@ -217,7 +217,7 @@ func (c *Cache) news(ctx context.Context, who asked, known resolved, have, body 
 		return resolved{}, err
 	}
 	r, err := c.learn(ctx, who, a)
-	if errors.Is(err, ErrCorrupt) && a.Via != "" { // from the registry itself, then
+	if errors.Is(err, ErrCorrupt) && a.Via != "" && DoubtsOf(ctx) == 0 { // from the registry itself, then
 		return c.news(WithDoubts(ctx, 1), who, known, have, body)
 	}
 	switch {

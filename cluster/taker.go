@@ -267,7 +267,7 @@ func (r *Router) offered(ctx context.Context, v *View, q question) (a cache.Answ
 	}
 	m, there := v.Members[name]
 	q.vouched = cache.CallerOf(ctx) == cache.Member
-	if there {
+	if there && q.doubts == 0 { // else it has sent something else just now
 		if a, err = r.askHeld(ctx, m, q); err == nil {
 			return a, true, nil
 		}
