@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,15 +43,22 @@ func TestDoubtedWithoutRegistry(t *testing.T) {
 		w := newWorld()
 		refs := w.corpus(6, 3, 300<<10)
 		c := newTown(t, w, 3)
+		var lies atomic.Bool
+		honest := c.nodes[0].server.Handler
+		c.nodes[0].server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if lies.Load() {
+				lying{honest}.ServeHTTP(w, r)
+			} else {
+				honest.ServeHTTP(w, r)
+			}
+		})
 		c.pullAll(c.nodes, refs)
 		time.Sleep(2 * time.Minute)
-		liar := c.nodes[0]
-		honest := liar.server.Handler
-		liar.server.Handler = lying{honest}
+		lies.Store(true)
 		for _, ref := range refs {
 			_ = c.nodes[1].pull(t.Context(), w, ref) // it may be cut off
 		}
-		liar.server.Handler = honest
+		lies.Store(false)
 		w.mu.Lock()
 		w.down = true
 		w.mu.Unlock()
