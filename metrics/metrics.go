@@ -43,6 +43,9 @@ type Cluster struct {
 	Busy                                           int64
 	Refused, RefusedGossip, Conflicts, Rejoins     uint64
 	CopiedBytes                                    uint64
+
+	Streams uint64 // times that a member was reached by TCP which no packet reached, by UDP
+	Health  int    // of the gossip: 0 is well
 }
 
 // Warmed counts images that were fetched ahead, by what came of them.
