@@ -21,13 +21,18 @@ func (c *counts) streamed(now time.Time) {
 	c.lastStream.Store(now.UnixNano())
 }
 
+// streaming reports whether UDP does not get through to some member.
+func (c *counts) streaming(now time.Time) bool {
+	last := c.lastStream.Load()
+	return last > 0 && now.Sub(time.Unix(0, last)) < troubled
+}
+
 var errUnwell = errors.New("the gossip of the other members is not answered in time: this one is short of processor time, or cut off from some of them")
 
 // Trouble is what keeps this member from hearing of the others in time, though the cluster works: nil where all is well.
 func (m *Members) Trouble() error {
-	last := m.counts.lastStream.Load()
 	switch {
-	case last > 0 && time.Since(time.Unix(0, last)) < troubled:
+	case m.counts.streaming(time.Now()):
 		return fmt.Errorf("members are reached by TCP but not by UDP, so that deaths and changes are heard of late: "+
 			"let UDP to port %d through between all members", m.here.Port())
 	case m.list.GetHealthScore() >= unwell:
