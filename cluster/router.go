@@ -92,17 +92,18 @@ func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	return cache.Passing
 }
 
-// stands reports whether this member is the first of order that is not silent.
+// stands reports whether this member is the first of order that is not silent; or whether all are, as in half a cluster
+// that is cut off from the rest and has not seen so yet: then whoever fetched a thing keeps it.
 func (r *Router) stands(v *View, order []Member) bool {
 	for _, m := range order {
 		if m.Name == v.Self {
 			return true
 		}
-		if r.Remotes.to(m).temper.asked(time.Now()) {
+		if !r.Remotes.to(m).temper.silent() {
 			return false
 		}
 	}
-	return len(order) == 0
+	return true
 }
 
 func isAmong(members []Member, name string) bool {

@@ -31,6 +31,13 @@ func (t *temper) asked(now time.Time) bool {
 	return !now.Before(t.until)
 }
 
+// silent reports whether the member was asked last in vain.
+func (t *temper) silent() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.fails > 0
+}
+
 // patience is how long its first sign is waited for.
 func (t *temper) patience() time.Duration {
 	t.mu.Lock()
