@@ -88,8 +88,8 @@ func (r *Remotes) make(m Member) *remote {
 	return x
 }
 
-// keep closes what leads to members that are gone.
-func (r *Remotes) keep(members map[string]Member) {
+// Keep closes what leads to members that are gone, and forgets how they answered: one that comes back is asked at once.
+func (r *Remotes) Keep(members map[string]Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, x := range r.all {
@@ -102,7 +102,7 @@ func (r *Remotes) keep(members map[string]Member) {
 
 // Close closes what is open and unused.
 func (r *Remotes) Close() error {
-	r.keep(nil)
+	r.Keep(nil)
 	return nil
 }
 
