@@ -26,9 +26,15 @@ const (
 	dialTime = time.Second
 	// quiet is how long a member may send nothing of a body. The hub's own time-out is the same, and comes first.
 	quiet = 20 * time.Second
+	// heldQuiet is the same for what it holds, which comes from its disk and memory.
+	heldQuiet = 5 * time.Second
 	// mostIdle connections to a member are kept for the next question.
 	mostIdle = 64
 )
+
+// alive has the kernel notice within five seconds that nothing comes any more from where a member was: who waits for the
+// rest of a body sends nothing, and would not learn of a cut.
+var alive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 // Remotes are the ways to other members. The zero value is not ready.
 type Remotes struct {
@@ -61,7 +67,7 @@ func (r *Remotes) to(m Member) *remote {
 func (r *Remotes) make(m Member) *remote {
 	dial := r.Dial
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: dialTime}).DialContext
+		dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: alive}).DialContext
 	}
 	x := &remote{member: m, traffic: r.Traffic}
 	if x.traffic == nil {
@@ -130,10 +136,14 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 			x.temper.answered(time.Since(began))
 		}
 	})
+	held := true
 	a, err := x.exchange(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		Got1xxResponse: func(int, textproto.MIMEHeader) error { sign(); return nil },
+		Got1xxResponse: func(int, textproto.MIMEHeader) error { held = false; sign(); return nil },
 	}), q, cancel)
 	impatience.Stop()
+	if b, ok := a.Body.(*body); ok && held {
+		b.quiet = heldQuiet
+	}
 	switch {
 	case err == nil || !errors.Is(err, errMember):
 		sign()
@@ -188,6 +198,7 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 // body is what a member sends.
 type body struct {
 	io.ReadCloser
+	quiet  time.Duration
 	alarm  *time.Timer
 	cancel context.CancelCauseFunc
 	done   func() // takes it off the member's load, once
@@ -196,12 +207,12 @@ type body struct {
 
 func newBody(rc io.ReadCloser, cancel context.CancelCauseFunc, x *remote) *body {
 	x.load.mine.Add(1)
-	return &body{rc, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel, sync.OnceFunc(func() { x.load.mine.Add(-1) }), &x.traffic.Received}
+	return &body{rc, quiet, time.AfterFunc(quiet, func() { cancel(errSilent) }), cancel, sync.OnceFunc(func() { x.load.mine.Add(-1) }), &x.traffic.Received}
 }
 
 // Read reads, and does not wait for ever.
 func (b *body) Read(p []byte) (int, error) {
-	b.alarm.Reset(quiet)
+	b.alarm.Reset(b.quiet)
 	n, err := b.ReadCloser.Read(p)
 	b.count.Add(uint64(n))
 	b.alarm.Stop()
