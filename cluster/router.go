@@ -99,7 +99,7 @@ func (r *Router) stands(v *View, order []Member) bool {
 		if m.Name == v.Self {
 			return true
 		}
-		if !r.Remotes.to(m).temper.silent() {
+		if !r.Remotes.to(m).temper.silent(time.Now()) {
 			return false
 		}
 	}
@@ -140,6 +140,9 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	order := v.Ring.Owners(KeyOf(q.ref), owners+former)
 	if len(order) > 0 && order[0].Name != v.Self && q.ref.Kind == cache.KindBlob && q.want.Off == 0 && !q.resolve {
 		r.heat.note(q.ref.Digest, time.Now())
+	}
+	if q.doubts > 0 && len(order) > 0 && order[0].Name != v.Self { // who sent it, as far as can be told: who is asked first
+		r.Remotes.to(order[0]).temper.doubted(time.Now(), q.ref, q.doubts)
 	}
 	if a, ok := r.spill(ctx, v, order, q); ok {
 		return a, nil
