@@ -168,6 +168,11 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
 	res, err := x.client.Do(req)
+	if err == nil && outdated(res) {
+		_ = res.Body.Close()
+		x.transport.CloseIdleConnections() // the others are as old
+		res, err = x.client.Do(req)
+	}
 	if err != nil {
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
@@ -193,6 +198,12 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 	}
 	a.Body = newBody(res.Body, cancel, x)
 	return a, nil
+}
+
+// outdated reports whether an answer is that to one who is not, or no longer, a member: its connection was made by a secret
+// that has been taken out since, and another one is made by one that counts.
+func outdated(res *http.Response) bool {
+	return res.StatusCode == http.StatusForbidden && res.Header.Get(headSize) == ""
 }
 
 // body is what a member sends.
