@@ -105,3 +105,26 @@ func TestPulls(t *testing.T) {
 		t.Error(page.String())
 	}
 }
+
+func TestModel(t *testing.T) {
+	one := make([]ask, 1000)
+	for i := range one {
+		one[i] = ask{"trace/a", cache.KindBlob, "the same"}
+	}
+	for hot, most := range map[int]float64{2: 1.5, 1000: 10} {
+		m := newModel(10, hot)
+		for _, a := range one {
+			m.ask(a)
+		}
+		busiest, sum := 0, 0
+		for _, n := range m.served {
+			busiest, sum = max(busiest, n), sum+n
+		}
+		if uneven := float64(busiest) / 100; sum != 1000 || uneven > most || hot == 1000 && (uneven != 10 || m.away > 0) {
+			t.Errorf("hot after %d: %v of %d, %d elsewhere", hot, m.served, sum, m.away)
+		}
+		if e := m.excess(); e < 0.87 || e > 0.88 {
+			t.Errorf("%.3f have to be served elsewhere", e)
+		}
+	}
+}
