@@ -18,7 +18,7 @@ type modelled struct {
 	asked  []map[uint64]int // by member and key
 	served []int
 	owned  []int // what each would have served if nobody else had served blobs that it owns
-	away   int // blobs served by who does not own them
+	away   int   // blobs served by who does not own them
 	random *rand.Rand
 }
 

@@ -98,7 +98,7 @@ func pullBy(ctx context.Context, o options, r *report, n, images int) error {
 	c := count(p.origin, all)
 	r.add(atMost(figure{What: "bytes of blobs fetched / distinct", Members: n, Value: c.blobs, Digits: 2, Note: fmt.Sprintf("at most %d times", c.mostBlob)}, 1))
 	r.add(atMost(figure{What: "counted GETs / distinct manifests", Members: n, Value: c.manifests, Digits: 2, Note: fmt.Sprintf("at most %d; and %.2f HEADs", c.mostManifest, c.heads)}, 1))
-	held, err := p.held()
+	held, hot, err := p.held()
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,8 @@ func pullBy(ctx context.Context, o options, r *report, n, images int) error {
 	for _, size := range c.sizes {
 		distinct += size
 	}
-	r.add(atMost(figure{What: "bytes held / distinct", Members: n, Value: held / float64(distinct), Digits: 2}, 1.05))
+	r.add(atMost(figure{What: "bytes held / distinct", Members: n, Value: held / float64(distinct), Digits: 2,
+		Note: fmt.Sprintf("and %.2f of hot copies, which go first", hot/float64(distinct))}, 1.05))
 	return nil
 }
 
@@ -138,14 +139,15 @@ func count(o *origintest.Origin, images []named) (c counted) {
 	return c
 }
 
-// held is what all members have on disk, in bytes.
-func (p *pool) held() (total float64, err error) {
+// held is what all members have on disk, in bytes, and hot copies of what others own.
+func (p *pool) held() (kept, hot float64, err error) {
 	for _, m := range p.members {
 		all, err := p.metrics(m)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		total += all["tidepool_disk_bytes"]
+		copies := all["tidepool_cluster_hot_copies_bytes"]
+		kept, hot = kept+all["tidepool_disk_bytes"]-copies, hot+copies
 	}
-	return total, nil
+	return kept, hot, nil
 }
