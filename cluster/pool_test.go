@@ -638,5 +638,6 @@ func TestRotationBreaksNoQuestion(t *testing.T) {
 				t.Errorf("%s: %+v", n.Name, s)
 			}
 		}
+		time.Sleep(idleTime) // connections that were dialled, and then not needed, take five seconds to say goodbye
 	})
 }
