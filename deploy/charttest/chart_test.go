@@ -59,6 +59,8 @@ persistence: {size: 100Mi}
 cluster: {enabled: false}`,
 	"a secret of one's own": `
 cluster: {existingSecret: gossip, secretKey: keys, zone: label, address: "[::]"}`,
+	"each thing twice": `
+cluster: {replicas: 2, repairRate: 32MiB}`,
 	"one alone": `
 replicas: 1`,
 	"many, not one cache": `

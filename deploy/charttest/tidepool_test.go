@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -108,6 +107,9 @@ func TestValues(t *testing.T) {
 	if c := get(sets["scraped"]); c.Admin != ":5001" {
 		t.Errorf("the admin listener is at %s", c.Admin)
 	}
+	if c := get(sets["each thing twice"]); c.Cluster.Replicas != 2 || c.Cluster.RepairRate != 32<<20 {
+		t.Errorf("the cluster is %+v", c.Cluster)
+	}
 	if c := get(sets["one alone"]); c.Cluster.On() {
 		t.Error("one alone is a cluster")
 	}
@@ -196,17 +198,5 @@ func TestProbes(t *testing.T) {
 		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 {
 			t.Errorf("%v: %v\n%s", command, err, out)
 		}
-	}
-}
-
-// TestReplicas has the value that says how often each thing is kept arrive where tidepool reads it.
-func TestReplicas(t *testing.T) {
-	if _, ok := reflect.TypeFor[config.Cluster]().FieldByName("Replicas"); !ok {
-		t.Skip("this tidepool keeps each thing once")
-	}
-	all := rendered(t, "cluster: {replicas: 2}")
-	c := reflect.ValueOf(load(t, all, podsOf(t, all)).Cluster)
-	if n := c.FieldByName("Replicas").Int(); n != 2 {
-		t.Errorf("each thing is kept %d times, want 2", n)
 	}
 }

@@ -82,6 +82,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if gt (int .Values.cluster.replicas) 1 -}}
 {{- $_ := set $cluster "replicas" (int .Values.cluster.replicas) -}}
 {{- end -}}
+{{- with .Values.cluster.repairRate -}}
+{{- $_ := set $cluster "repair_rate" . -}}
+{{- end -}}
 {{- $_ := set $own "cluster" $cluster -}}
 {{- end -}}
 {{- if .Values.tls.existingSecret -}}
