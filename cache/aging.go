@@ -45,9 +45,14 @@ const (
 func (c *Cache) conditionOf(who asked, at time.Time) condition {
 	rule, age := c.aging(who.ref), c.now().Sub(at)
 	over := age - rule.Fresh // how long it has not been fresh
+	heard, pinned := c.marks.of(who.ref), c.pins.named(who)
 	switch {
-	case !c.trusts(who.ref.Registry, at) && !c.pins.named(who), !c.permits.allow(who):
+	case !heard.purged.IsZero() && !at.After(heard.purged) && !pinned:
 		return unusable
+	case !c.trusts(who.ref.Registry, at) && !pinned, !c.permits.allow(who):
+		return unusable
+	case at.Before(heard.moved) && age >= 0 && over < rule.Stale:
+		return outdated
 	case age >= 0 && over < 0:
 		return fresh
 	case age >= 0 && over < rule.Grace:

@@ -40,6 +40,7 @@ type Options struct {
 	Owns         func(Ref) bool                      // whether other members have it fetched by this one; nil: none
 	Landed       func(Ref, Desc, Keeping)            // told of what has been fetched and is not Passing, at once; nil: nobody
 	Named        func(Ref, Desc, time.Time)          // told what a registry has said that a tag is, and when, at once; nil: nobody
+	Moved        func(Ref, Digest, time.Time)        // called when a source says that a tag that was known is something else, or nothing (the zero Digest), as of a time; it must not block; nil: nobody is told
 	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none
 	Callers      func(registry string) time.Duration // how long its yes to a caller's own login is good for a repository; 0, nil: it is asked with ours
 	ProvenRanges bool                                // ranges of what is still arriving wait until its digest is proven
@@ -96,6 +97,7 @@ type Cache struct {
 	facts   *table
 	pins    *pins
 	doubts  doubts
+	marks   *marks
 	stats   counters
 
 	names     Group[errand, resolved]
@@ -153,7 +155,7 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	}
 	p := witnessed(src, o.Callers)
 	c := &Cache{
-		o: o, src: remembering(p, o.Absence), permits: p, log: o.Log, disk: d, memory: m, pins: loadPins(d),
+		o: o, src: remembering(p, o.Absence), permits: p, log: o.Log, disk: d, memory: m, pins: loadPins(d), marks: newMarks(),
 		facts:   openTable(filepath.Join(d.root, "facts.db"), o.Log),
 		flights: map[flightKey]*flight{}, streams: map[flightKey][]*stream{},
 	}

@@ -119,6 +119,9 @@ func (c *Cache) Learn(ref Ref, d Desc, asOf time.Time) {
 		return
 	}
 	who := asked{ref: ref}
+	if !asOf.After(c.marks.of(ref).purged) {
+		return // to be forgotten, which the other has not heard yet
+	}
 	if r, known := c.recall(who); !known || r.asOf.Before(asOf) {
 		c.remember(who, name{d, asOf})
 	}

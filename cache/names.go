@@ -177,12 +177,18 @@ func (c *Cache) ask(ctx context.Context, who asked, known resolved, have, body b
 		c.sulks.Delete(who.any())
 		c.remember(who, r.name)
 		c.named(who, r)
+		if have && r.Digest != known.Digest && r.via == "" {
+			c.moved(who, r.Digest, r.asOf)
+		}
 		return r, nil
 	case errors.Is(err, ErrNotFound) && have && c.aging(who.ref).Keep && c.trusts(who.ref.Registry, known.asOf):
 		c.log.Info("gone upstream, and kept", zap.Stringer("ref", who.ref), zap.Time("as_of", known.asOf))
 		return known.as(Unconfirmed), nil
 	case errors.Is(err, ErrNotFound):
 		c.setName(who, nil) // gone; what it was stays held by its digest
+		if have {
+			c.moved(who, Digest{}, c.now())
+		}
 	case errors.Is(err, ErrDenied):
 		c.revoke(who)
 	case errors.Is(err, ErrUnsupported) || errors.Is(err, ErrClosed):

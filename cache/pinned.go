@@ -44,6 +44,32 @@ func (b *books) unpin(digests []Digest) {
 	b.shrink(b.budget)
 }
 
+// pins reports whether d is pinned.
+func (b *books) pins(d Digest) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pinned[d] > 0
+}
+
+// discard takes s off the books, unless it is pinned: nobody finds it any more, and its readers finish.
+func (b *books) discard(s slot) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.find(s); e != nil && !b.isPinned(e) {
+		b.remove(e)
+	}
+}
+
+// size is how much there is of s.
+func (b *books) size(s slot) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.find(s); e != nil {
+		return e.size
+	}
+	return 0
+}
+
 // pass has e go once its readers are gone.
 func (b *books) pass(e *entry) {
 	b.mu.Lock()

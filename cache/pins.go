@@ -184,10 +184,19 @@ func (d *disk) settled(ctx context.Context, g Digest) (*held, error) {
 
 // Unpin takes a pin back, and reports whether there was one. What it kept is cached content from now on.
 func (c *Cache) Unpin(owner string, ref Ref) (bool, error) {
+	old, _ := c.pins.find(owner, ref)
+	return c.UnpinOlder(owner, ref, later(c.now(), old.At)) // the clock may have been set back since
+}
+
+// UnpinOlder is Unpin as of a time: a pin that was set later stays.
+func (c *Cache) UnpinOlder(owner string, ref Ref, at time.Time) (bool, error) {
 	c.pins.turn <- struct{}{}
 	defer func() { <-c.pins.turn }()
+	if at.After(c.Unpinned(owner, ref)) {
+		c.LeaveHint(unpinHint+owner+"\x00"+ref.String(), at.UTC().Format(time.RFC3339Nano))
+	}
 	old, ok := c.pins.find(owner, ref)
-	if !ok {
+	if !ok || old.At.After(at) {
 		return false, nil
 	}
 	if err := c.pins.erase(old); err != nil {
@@ -196,6 +205,16 @@ func (c *Cache) Unpin(owner string, ref Ref) (bool, error) {
 	c.pins.forget(old)
 	c.disk.books.unpin(old.digests())
 	return true, nil
+}
+
+// unpinHint begins the keys under which it is remembered when a pin was taken back.
+const unpinHint = "unpinned\x00"
+
+// Unpinned is when a pin of that name was last taken back; zero where that is not known. A copy of a pin that is older
+// than that is one that was overlooked.
+func (c *Cache) Unpinned(owner string, ref Ref) time.Time {
+	at, _ := time.Parse(time.RFC3339Nano, c.Hint(unpinHint+owner+"\x00"+ref.String()))
+	return at
 }
 
 // Pins are all pins, by name and owner.

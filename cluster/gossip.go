@@ -34,6 +34,7 @@ type Stats struct {
 	Refused   uint64 // packets, connections and messages that were turned away
 	Streams   uint64 // times that a member was reached by TCP which no packet reached, by UDP
 	Health    int    // 0 is well; more: this member is too slow to follow the gossip in time, or cut off
+	Events    EventStats
 }
 
 // Stats says what has happened since Join.
@@ -41,6 +42,10 @@ func (m *Members) Stats() Stats {
 	return Stats{
 		Conflicts: m.counts.conflicts.Load(), Rejoins: m.counts.rejoins.Load(), Refused: m.counts.refused.Load(),
 		Streams: m.counts.streams.Load(), Health: m.list.GetHealthScore(),
+		Events: EventStats{
+			Sent: m.events.count.sent.Load(), Received: m.events.count.received.Load(),
+			Dropped: m.events.count.dropped.Load(), Refused: m.events.count.refused.Load(),
+		},
 	}
 }
 
@@ -110,18 +115,6 @@ func (g gossip) NodeMeta(int) []byte {
 	defer g.m.mu.Unlock()
 	return encodeMeta(g.m.self)
 }
-
-// NotifyMsg ignores messages: there are none yet.
-func (g gossip) NotifyMsg([]byte) {}
-
-// GetBroadcasts has none.
-func (g gossip) GetBroadcasts(int, int) [][]byte { return nil }
-
-// LocalState has nothing beyond the members.
-func (g gossip) LocalState(bool) []byte { return nil }
-
-// MergeRemoteState ignores what there cannot be.
-func (g gossip) MergeRemoteState([]byte, bool) {}
 
 // believe reads what was heard of a member.
 func (m *Members) believe(name string, h heard) (Member, error) {

@@ -40,6 +40,7 @@ type Members struct {
 	view    atomic.Pointer[View]
 	here    netip.AddrPort // where it gossips
 	counts  counts
+	events  *events
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
@@ -79,6 +80,7 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 		telling: make(chan struct{}, 1), changed: make(chan struct{}), news: make(chan struct{}, 1), announce: make(chan struct{}, 1),
 	}
 	m.view.Store(&View{Self: o.Name, Ring: NewRing(nil), Members: map[string]Member{o.Name: m.self}})
+	m.events = newEvents(m)
 	c.Delegate, c.Events, c.Conflict, c.Alive = gossip{m}, gossip{m}, gossip{m}, gossip{m}
 	c.Logger = gossipLog(o.Log, &m.counts)
 	if err := ctx.Err(); err != nil {
@@ -93,6 +95,8 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 	m.running.Go(func() { m.publishAll(ctx) })
 	m.running.Go(func() { m.announceAll(ctx) })
 	m.running.Go(func() { m.rejoinAll(ctx) })
+	m.running.Go(func() { m.events.say(ctx) })
+	m.running.Go(func() { m.events.listen(ctx) })
 	return m, nil
 }
 

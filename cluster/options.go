@@ -45,6 +45,9 @@ type Options struct {
 	Zone     string // what fails together: at most 63 bytes
 	Weight   int    // of this member's share, 1 to MaxWeight; 0: 1
 	Version  string // of the program, for people: at most 63 bytes
+	// Heard is called with each event that another member says, one at a time, until ctx ends, when it must return: while
+	// it is under way, those that follow wait, and those that find no room are told again when members meet. nil: none.
+	Heard func(ctx context.Context, e Event)
 	// Rejoin is how often members that are not there are tried again; 0: three seconds.
 	Rejoin time.Duration
 	// Transport carries the gossip; nil: UDP and TCP at Bind.

@@ -51,6 +51,12 @@ func homeOf(p cache.Pin, self string) (home, owner string) {
 	return self, p.Owner
 }
 
+// OwnerOf is who wants a pin, whether it was made here or is a copy.
+func OwnerOf(p cache.Pin) string {
+	_, owner := homeOf(p, "")
+	return owner
+}
+
 // HeldFor is the owner of a copy of a pin that a member has made.
 func HeldFor(member, owner string) string { return heldFor + member + "/" + owner }
 

@@ -26,7 +26,7 @@ func example() *metrics.Metrics {
 		Saved:   saved,
 		Warmed:  func() metrics.Warmed { return metrics.Warmed{Fetched: 1, Last: time.Unix(1e9, 0)} },
 		Cluster: func() *metrics.Cluster {
-			return &metrics.Cluster{Members: map[string]int{"ready": 3}, Ring: 4, Share: 0.3, Told: 5}
+			return &metrics.Cluster{Members: map[string]int{"ready": 3}, Ring: 4, Share: 0.3, Told: 5, Events: map[string]uint64{"sent": 2}}
 		},
 		Cache: func() cache.Stats {
 			return cache.Stats{Opened: [5]uint64{1, 2, 3, 5, 4}, Fetched: 5, DiskBytes: 6, Scanned: true}

@@ -59,6 +59,8 @@ var (
 	unwell      = describe("cluster_gossip_health", "How this member follows the gossip: 0 is well; more: it is too slow, or cut off.")
 	clusterHub  = describe("cluster_upstream_questions_total", "Questions that went to registries, of a member of a cluster.")
 
+	events = describe("cluster_events_total", "What members tell all others (purges, unpinned images, tags that moved, limits): sent by this one, received, and of those from others dropped as too many or refused.", "outcome")
+
 	dropped = describe("log_dropped_total", "Log lines dropped because whoever reads the log did not take them.")
 
 	requests  = describe("upstream_requests_total", "Requests to an upstream, its token servers and redirects.", "upstream")
@@ -166,6 +168,9 @@ func (to sink) cluster(c *Cluster) {
 	to.gauge(hotCopies, float64(c.HotCopies))
 	to.counter(streams, c.Streams)
 	to.gauge(unwell, float64(c.Health))
+	for outcome, n := range c.Events {
+		to.counter(events, n, outcome)
+	}
 }
 
 func (to sink) warm(w Warmed) {

@@ -32,6 +32,7 @@ type clustering struct {
 	who     *cluster.Identity
 	line    net.Listener // where the other members fetch
 	server  *http.Server
+	hearing *hearing // what is done upon what other members say
 	secrets [][]byte
 	log     *zap.Logger
 	end     context.CancelFunc // of what runs in the background
@@ -44,7 +45,7 @@ const nameFile = "member"
 // join makes this process a member, which says that it is ready only later. The source is what the store fetches by.
 func join(ctx context.Context, cfg config.Config, next cache.Source, w world, log *zap.Logger) (*clustering, error) {
 	log = log.Named("cluster")
-	c := &clustering{log: log}
+	c := &clustering{log: log, hearing: newHearing()}
 	name, err := memberName(cfg)
 	if err != nil {
 		return nil, err
@@ -66,7 +67,8 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	}
 	c.members, err = cluster.Join(ctx, cluster.Options{
 		Name: name, Bind: string(cfg.Cluster.Bind), Advertise: cfg.Cluster.Advertise, Secrets: c.secrets, Join: cfg.Cluster.Join,
-		PeerAddr: c.line.Addr().String(), Zone: cfg.Cluster.Zone, Weight: cfg.Cluster.Weight, Version: build().Version, Log: log,
+		PeerAddr: c.line.Addr().String(), Zone: cfg.Cluster.Zone, Weight: cfg.Cluster.Weight, Version: build().Version,
+		Heard: c.heard, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
@@ -124,7 +126,7 @@ func memberName(cfg config.Config) (string, error) {
 func (r *running) serveMembers(ctx context.Context) {
 	c := r.cluster
 	c.store, c.copies.Store = r.store, r.store
-	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Log: c.log}
+	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Unpin: unpinnedSince(r.store), Log: c.log}
 	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Traffic: &c.traffic, Taker: taker, Doing: c.doing, Log: c.log}).Server()
 	r.servers.Go(func() {
 		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
@@ -134,6 +136,7 @@ func (r *running) serveMembers(ctx context.Context) {
 	ctx, c.end = context.WithCancel(ctx)
 	c.running.Go(func() { _ = c.copies.Run(ctx) })
 	c.running.Go(func() { c.follow(ctx) })
+	c.hears(ctx, r.hubs)
 	c.running.Go(func() {
 		c.whenScanned(ctx, r.store)
 		follow := []func([][]byte) error{c.members.Follow}

@@ -85,7 +85,7 @@ func rootCmd() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          chooseOne,
 	}
-	root.AddCommand(serveCmd(), configCmd(), setupCmd(), statusCmd(), warmCmd(), pinCmd(), unpinCmd(), historyCmd(), ringCmd(), healthCmd(), versionCmd(), manCmd(), demoCmd())
+	root.AddCommand(serveCmd(), configCmd(), setupCmd(), statusCmd(), warmCmd(), pinCmd(), unpinCmd(), purgeCmd(), historyCmd(), ringCmd(), healthCmd(), versionCmd(), manCmd(), demoCmd())
 	return root
 }
 

@@ -105,6 +105,8 @@ func (c *clustering) counted() *metrics.Cluster {
 	m.Refused, m.RefusedGossip, m.Conflicts, m.Rejoins = c.traffic.Refused.Load(), gossip.Refused, gossip.Conflicts, gossip.Rejoins
 	m.Streams, m.Health = gossip.Streams, gossip.Health
 	m.HotCopies = c.store.Stats().HotCopyBytes
+	e := c.members.Stats().Events
+	m.Events = map[string]uint64{"sent": e.Sent, "received": e.Received, "dropped": e.Dropped, "refused": e.Refused}
 	for s := cluster.Joining; s <= cluster.Draining; s++ {
 		m.Members[s.String()] = 0
 	}

@@ -140,6 +140,7 @@ func TestAnswersAsDescribed(t *testing.T) {
 		d.check(t, "GET", "/api/v1/history?image=app", "")
 		d.check(t, "GET", "/api/v1/history?image=Bad", "")
 		ask("/api/v1/unpin", `{"images":["app","missing:1"]}`)
+		ask("/api/v1/purge", `{"images":["app","missing:1","app:*"],"dry_run":true,"here":true}`)
 		disk.full.Store(true)
 		w.pulls("other", other)
 		d.check(t, "GET", "/healthz", "")

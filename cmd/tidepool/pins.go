@@ -29,7 +29,7 @@ func unpinCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "unpin IMAGE… | -f FILE",
 		Short:   "Let a running tidepool evict images again that were pinned by hand",
-		Long:    "Let a running tidepool evict images again that were pinned by tidepool pin or tidepool warm --pin. They stay until\ntheir room is needed. What a rule of the configuration pins, the rule keeps.",
+		Long:    "Let a running tidepool evict images again that were pinned by tidepool pin or tidepool warm --pin. They stay until\ntheir room is needed. What a rule of the configuration pins, the rule keeps. All members of a cluster unpin.",
 		Example: "  tidepool unpin alpine:3",
 	}
 	find, inJSON := server(cmd), output(cmd)

@@ -136,6 +136,7 @@ func (r *running) openStore(ctx context.Context, w world) (err error) {
 		}
 		source, options.Keep, options.Owns = r.cluster.router, r.cluster.router.Keep, r.cluster.router.Owns
 		options.Landed, options.Named = r.cluster.copies.Landed, r.cluster.copies.Named
+		options.Moved = r.cluster.moved
 	}
 	if r.store, err = cache.New(ctx, source, options); err != nil {
 		return errors.Join(fmt.Errorf("the store in %s (--data): %w", r.cfg.Data, err), r.cluster.abandon())
@@ -288,7 +289,7 @@ func (r *running) stop(ctx context.Context) error {
 		r.log.Warn("answers cut off: they did not end in time (--drain)")
 	}
 	handing.Wait()
-	r.cluster.leave(drain)
+	r.cluster.leave(ctx) // which takes five seconds at most, though the drain be over
 	err := r.close(ctx)
 	if err == nil {
 		r.log.Info("stopped in good order")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,13 +21,14 @@ const byHand = "operator"
 // warming is the warmer as the admin listener takes it.
 type warming struct {
 	warm.Warmer
-	store *cache.Cache
-	ends  context.Context // when the process does
+	store   *cache.Cache
+	cluster *clustering     // nil: there is none
+	ends    context.Context // when the process does
 }
 
 // warmUp makes the warmer, and has the configuration's rules carried out until the end.
 func (r *running) warmUp(ctx context.Context) *warming {
-	w := &warming{store: r.store}
+	w := &warming{store: r.store, cluster: r.cluster}
 	w.ends, r.cool = context.WithCancel(context.WithoutCancel(ctx))
 	known := names(r.cfg)
 	w.Store, w.Name, w.Places, w.Log = r.store, known.Image, r.cfg.Candidates(), r.log.Named("warm")
@@ -178,7 +180,10 @@ func (w *warming) unpin(text string) (name string, err error) {
 		return "", err
 	}
 	for _, at := range places {
-		if ok, err := w.store.Unpin(byHand, at); ok || err != nil {
+		ok, err := w.store.Unpin(byHand, at)
+		copies, e := unpinOlder(w.store, at, time.Now())
+		if err = errors.Join(err, e); ok || copies > 0 || err != nil {
+			w.forget(at)
 			return at.String(), err
 		}
 	}
@@ -186,6 +191,10 @@ func (w *warming) unpin(text string) (name string, err error) {
 		if slices.Contains(places, p.Ref) {
 			return ref.String(), errors.New("it is pinned by a rule: take it out of warm in the configuration")
 		}
+	}
+	if n := w.cluster.others(); n > 0 {
+		w.forget(places...)
+		return ref.String(), fmt.Errorf("it is not pinned at this member: the others, %d, were told", n)
 	}
 	return ref.String(), errors.New("it is not pinned: tidepool pin lists what is")
 }

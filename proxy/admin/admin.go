@@ -1,8 +1,8 @@
 // Package admin is the second listener: what operators and their programs ask about a running tidepool.
 //
 // Its invariant: what it tells holds no secret and nothing of any client but the network that it is in; and it changes
-// nothing but by a request that no web page can have a browser send (see mayChange), and nothing on disk: a restart
-// goes back to the configuration.
+// nothing but by a request that no web page can have a browser send (see mayChange), and nothing of the configuration: a
+// restart goes back to that.
 package admin
 
 import (
@@ -70,6 +70,7 @@ func (h Handler) paths() map[string]http.HandlerFunc {
 		"GET /api/v1/ring":               h.ring,
 		"GET /api/v1/history":            h.history,
 		"POST /api/v1/unpin":             h.unpin,
+		"POST /api/v1/purge":             h.purge,
 	}
 }
 

@@ -10,13 +10,15 @@ import (
 	"time"
 )
 
-// Warmer fetches images ahead and pins them.
+// Warmer fetches images ahead, pins them and has them forgotten.
 type Warmer interface {
 	// Warm carries an order out and tells how that goes; it ends early with ctx. The error says what is wrong with the
 	// order: then nothing was told.
 	Warm(ctx context.Context, o WarmOrder, tell func(event any)) error
 	Pins() any                 // what is pinned, as JSON
 	Unpin(images []string) any // takes pins back that were set by hand, and says what became of each
+	// Purge has images forgotten, and says what went, as JSON; an error where the order is no order.
+	Purge(ctx context.Context, o PurgeOrder) (any, error)
 }
 
 // WarmOrder is the body of POST /api/v1/warm.

@@ -72,6 +72,7 @@ func (h *hub) send(ctx context.Context, e *endpoint, q query) (*reply, error) {
 			return r, err
 		}
 		e.note(who, q, pull, r)
+		h.shared.news()
 		switch r.StatusCode {
 		case http.StatusUnauthorized:
 			if p, err = h.answer(ctx, e, who, q.repo, p, r); err != nil {

@@ -103,7 +103,7 @@ func (h *hub) addEndpoints(c Config, written bool, f *faults) {
 			f.add(fmt.Sprintf("endpoints[%d]", i), err) // without the URL, which may hold a password
 			continue
 		}
-		e.pacer.set = c.Requests
+		e.pacer.set, e.pacer.whole = c.Requests, c.Requests
 		h.endpoints = append(h.endpoints, e)
 		if written {
 			h.guard.written.addServer(e.origin)

@@ -44,6 +44,7 @@ type shared struct {
 	makers  cache.Group[madeKey, login]
 	conns   conns
 	offline atomic.Bool
+	limits  chan struct{} // full where there is something new to tell of limits
 }
 
 // try asks one endpoint after the other until one has an answer.

@@ -39,7 +39,7 @@ const maxOther = 64
 // New makes the clients of the configured registries. It reports every fault of the configuration at once, each a
 // *ConfigError, and needs no network: a registry that is down is no reason not to start.
 func New(configs []Config, o Options) (*Hubs, error) {
-	h := &Hubs{shared: &shared{Options: o.withDefaults()}, configured: map[string]*hub{}}
+	h := &Hubs{shared: &shared{Options: o.withDefaults(), limits: make(chan struct{}, 1)}, configured: map[string]*hub{}}
 	h.shared.offline.Store(o.Offline)
 	h.shared.uplink.rate = h.shared.Uplink
 	var faults []error

@@ -17,6 +17,7 @@ type ledger struct {
 	refusals         int       // in a row
 	last             uint64    // number of the last pull that was sent
 	flying           int64     // pulls that are not answered yet
+	lent             bool      // what was said was said to another process
 }
 
 const (
@@ -32,6 +33,9 @@ const (
 type books struct {
 	mu  sync.Mutex // guards all
 	all map[string]*ledger
+
+	lent   []lentWord // what others told: one word for an account and a source
+	opaque func(account string) string
 }
 
 // account is whom pulls with l are counted for; "" is nobody in particular.
@@ -79,7 +83,10 @@ func (b *books) spend(account string, reserve int, spare bool) (number uint64, s
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l, now := b.of(account), time.Now()
+	others, whose := b.borrow(account, l, now)
 	switch {
+	case others.After(l.blocked):
+		return 0, whose, others
 	case now.Before(l.blocked):
 		return 0, l.source, l.blocked
 	case l.counts(now) && spare && (l.remaining-1)*100 < l.limit*int64(reserve):
@@ -132,7 +139,7 @@ func (b *books) note(account string, number uint64, header http.Header) {
 	if l.counts(now) && limit == l.limit && number < l.last && l.flying > 0 {
 		remaining = min(remaining, l.remaining)
 	}
-	l.limit, l.remaining, l.window, l.said = limit, remaining, window, now
+	l.limit, l.remaining, l.window, l.said, l.lent = limit, remaining, window, now, false
 	l.source = clean(header.Get("Docker-Ratelimit-Source"))
 }
 

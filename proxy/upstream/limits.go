@@ -92,6 +92,7 @@ func (e *endpoint) note(who login, q query, number uint64, r *reply) {
 
 // limit is the error that a 429 stands for.
 func (h *hub) limit(r *reply, text string) error {
+	defer h.shared.news()
 	l := &cache.LimitedError{
 		Registry: h.name, Of: cache.LimitOnRequests, Until: retryAfter(r.Header, time.Now()), Detail: text,
 		Whose: r.clean(r.Header.Get("Docker-Ratelimit-Source")),

@@ -48,10 +48,12 @@ const (
 // by the address that they come from.
 type pacer struct {
 	mu      sync.Mutex // guards all below
-	set     Pace       // configured
+	whole   Pace       // configured
+	set     Pace       // of that, our part
 	learnt  Pace       // what was sent in a minute that ended with a refusal, and a tenth less
 	refused time.Time  // when it last was
 	quiet   time.Time  // until then nothing is sent
+	asked   time.Time  // of that, what the endpoint said to us
 	sent    []time.Time
 	queue   []*turn     // in the order in which they came
 	wake    *time.Timer // nil: never needed
@@ -225,13 +227,19 @@ func (p *pacer) hush(until time.Time) time.Time {
 		p.learnt, p.refused = Pace{max(leastPace, n*9/10), minute}, now
 		until = until.Add(rand.N(min(until.Sub(now)/10, defaultQuiet/10) + 1))
 	}
+	p.asked = later(p.quiet, until)
+	p.hold(until)
+	return p.quiet
+}
+
+// hold sends nothing until then; those who wait are refused. mu is held.
+func (p *pacer) hold(until time.Time) {
 	p.quiet = later(p.quiet, until)
 	for _, t := range p.queue {
 		close(t.over)
 	}
 	p.queue = nil
 	p.serve()
-	return p.quiet
 }
 
 // forget drops the requests that no pace counts any more. mu is held.

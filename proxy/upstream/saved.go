@@ -111,8 +111,8 @@ func (e *endpoint) save(registry string) savedEndpoint {
 			continue
 		}
 		l := e.books.all[name]
-		if l.said.IsZero() && l.blocked.IsZero() {
-			continue // it was asked, and said nothing of limits
+		if l.said.IsZero() && l.blocked.IsZero() || l.lent && l.blocked.IsZero() {
+			continue // it was asked, and said nothing of limits; or that was said to others, who know
 		}
 		s.Accounts = append(s.Accounts, savedAccount{
 			Account: name, Limit: l.limit, Remaining: l.remaining, Window: int64(l.window / time.Second), Source: l.source,
@@ -123,7 +123,7 @@ func (e *endpoint) save(registry string) savedEndpoint {
 	p := &e.pacer
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.Quiet, s.Learnt, s.Refused = p.quiet.UTC(), p.learnt.Requests, p.refused.UTC()
+	s.Quiet, s.Learnt, s.Refused = p.asked.UTC(), p.learnt.Requests, p.refused.UTC()
 	if p.set != (Pace{}) || p.learnt != (Pace{}) {
 		s.Sent = p.sums(time.Now())
 	}
@@ -143,7 +143,7 @@ func (e *endpoint) restore(s savedEndpoint) {
 	p := &e.pacer
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.quiet, p.refused = s.Quiet, s.Refused
+	p.quiet, p.asked, p.refused = s.Quiet, s.Quiet, s.Refused
 	if s.Learnt > 0 {
 		p.learnt = Pace{s.Learnt, time.Minute}
 	}

@@ -83,9 +83,10 @@ func (b *books) stats(now time.Time) (all []AccountStats) {
 			continue
 		}
 		l := b.all[name]
+		others, _ := b.borrow(name, l, now)
 		a := AccountStats{Account: name, Limit: -1, Remaining: -1, Source: l.source}
-		if now.Before(l.blocked) {
-			a.Blocked = l.blocked
+		if until := later(l.blocked, others); now.Before(until) {
+			a.Blocked = until
 		}
 		if l.counts(now) {
 			a.Limit, a.Remaining = int(l.limit), int(l.remaining)
