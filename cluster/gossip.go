@@ -22,13 +22,17 @@ type heard struct {
 }
 
 // counts are of things that happened since the start.
-type counts struct{ conflicts, rejoins, refused atomic.Uint64 }
+type counts struct {
+	conflicts, rejoins, refused, streams atomic.Uint64
+	lastStream                           atomic.Int64 // when, in nanoseconds since 1970
+}
 
 // Stats are plain counts, for metrics.
 type Stats struct {
 	Conflicts uint64 // messages about a name that two members claim
 	Rejoins   uint64 // members met again that gossip alone would not have met
 	Refused   uint64 // packets, connections and messages that were turned away
+	Streams   uint64 // times that a member was reached by TCP which no packet reached, by UDP
 	Health    int    // 0 is well; more: this member is too slow to follow the gossip in time, or cut off
 	Events    EventStats
 }
@@ -37,7 +41,7 @@ type Stats struct {
 func (m *Members) Stats() Stats {
 	return Stats{
 		Conflicts: m.counts.conflicts.Load(), Rejoins: m.counts.rejoins.Load(), Refused: m.counts.refused.Load(),
-		Health: m.list.GetHealthScore(),
+		Streams: m.counts.streams.Load(), Health: m.list.GetHealthScore(),
 		Events: EventStats{
 			Sent: m.events.count.sent.Load(), Received: m.events.count.received.Load(),
 			Dropped: m.events.count.dropped.Load(), Refused: m.events.count.refused.Load(),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -15,12 +16,12 @@ import (
 type lines struct {
 	to      *zap.Logger
 	rate    *rate.Limiter
-	refused *atomic.Uint64
+	counts  *counts
 	skipped atomic.Uint64
 }
 
-func gossipLog(to *zap.Logger, refused *atomic.Uint64) *log.Logger {
-	return log.New(&lines{to: to, rate: rate.NewLimiter(10, 50), refused: refused}, "", 0)
+func gossipLog(to *zap.Logger, c *counts) *log.Logger {
+	return log.New(&lines{to: to, rate: rate.NewLimiter(10, 50), counts: c}, "", 0)
 }
 
 var levels = []struct {
@@ -40,9 +41,12 @@ func (l *lines) Write(line []byte) (int, error) {
 		if rest, ok := bytes.CutPrefix(text, is.begins); ok {
 			level, text = is.level, rest
 			if bytes.Equal(is.begins, []byte("[ERR] ")) {
-				l.refused.Add(1)
+				l.counts.refused.Add(1)
 			}
 		}
+	}
+	if bytes.Contains(text, noPackets) {
+		l.counts.streamed(time.Now())
 	}
 	if entry := l.to.Check(level, string(text)); entry == nil {
 		return len(line), nil

@@ -82,7 +82,7 @@ func Join(ctx context.Context, o Options) (*Members, error) {
 	m.view.Store(&View{Self: o.Name, Ring: NewRing(nil), Members: map[string]Member{o.Name: m.self}})
 	m.events = newEvents(m)
 	c.Delegate, c.Events, c.Conflict, c.Alive = gossip{m}, gossip{m}, gossip{m}, gossip{m}
-	c.Logger = gossipLog(o.Log, &m.counts.refused)
+	c.Logger = gossipLog(o.Log, &m.counts)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("cluster: not joined: %w", err)
 	}

@@ -34,6 +34,7 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, err := p.Identity.Member(r.TLS)
 	if err != nil { // its secret was taken out since it came
 		p.traffic().Refused.Add(1)
+		w.Header().Set("Connection", "close")
 		http.Error(w, "who asks is no member", http.StatusForbidden)
 		return
 	}

@@ -172,6 +172,7 @@ type node struct {
 	traffic Traffic
 	server  *http.Server
 	line    net.Listener
+	who     *Identity
 	view    atomic.Pointer[View]
 	news    atomic.Pointer[chan struct{}] // closed at the next change of the view
 	end     context.CancelFunc            // of what runs in the background
@@ -207,6 +208,7 @@ func (c *town) add() *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	n.who = id
 	n.news.Store(new(make(chan struct{})))
 	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext, Traffic: &n.traffic}, Next: c.world, Replicas: c.copies}
 	var callers func(string) time.Duration
@@ -611,5 +613,31 @@ func TestPinnedHere(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		c.pullAll(c.nodes[:1], refs)
+	})
+}
+
+// TestRotationBreaksNoQuestion is row 70: a secret is replaced while connections made by it are open, by one member after
+// the other, and every question is answered.
+func TestRotationBreaksNoQuestion(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		refs := w.corpus(10, 3, 50<<10)
+		c := newTown(t, w, 3)
+		old, young := c.secrets[0], []byte("another secret of sixteen bytes and more")
+		for _, secrets := range [][][]byte{{old, young}, {young, old}, {young}} {
+			for _, n := range c.nodes {
+				c.pullAll(c.nodes, refs)
+				if err := n.who.Follow(secrets); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		c.pullAll(c.nodes, refs)
+		for _, n := range c.nodes {
+			if s := n.router.Stats(); s.Silent > 0 || s.Told == 0 {
+				t.Errorf("%s: %+v", n.Name, s)
+			}
+		}
+		time.Sleep(idleTime) // connections that were dialled, and then not needed, take five seconds to say goodbye
 	})
 }

@@ -101,6 +101,7 @@ func (m *Members) call(to netip.AddrPort) bool {
 
 // missing are the addresses of lost members, of seeds that are no member's, and, where others still hold this member's
 // name for one that was elsewhere before, of one who is there: it hears of this one once it has seen the other's death.
+// So where UDP does not get through: who exchanges states by TCP each round hears in seconds what would take minutes.
 func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.Time) []netip.AddrPort {
 	seeds := m.seeds(ctx)
 	m.mu.Lock()
@@ -127,7 +128,7 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 			add(l.from)
 		}
 	}
-	if time.Since(m.contested) < contestedFor {
+	if time.Since(m.contested) < contestedFor || m.counts.streaming(time.Now()) {
 		for _, h := range m.others { // any of them
 			missing = append(missing, h.from)
 			break

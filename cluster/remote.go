@@ -25,9 +25,15 @@ const (
 	dialTime = time.Second
 	// quiet is how long a member may send nothing of a body. The hub's own time-out is the same, and comes first.
 	quiet = 20 * time.Second
+	// heldQuiet is the same for what it holds, which comes from its disk and memory.
+	heldQuiet = 5 * time.Second
 	// mostIdle connections to a member are kept for the next question.
 	mostIdle = 64
 )
+
+// alive has the kernel notice within five seconds that nothing comes any more from where a member was: who waits for the
+// rest of a body sends nothing, and would not learn of a cut.
+var alive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
 
 // Remotes are the ways to other members. The zero value is not ready.
 type Remotes struct {
@@ -60,7 +66,7 @@ func (r *Remotes) to(m Member) *remote {
 func (r *Remotes) make(m Member) *remote {
 	dial := r.Dial
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: dialTime}).DialContext
+		dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: alive}).DialContext
 	}
 	x := &remote{member: m, traffic: r.Traffic}
 	if x.traffic == nil {
@@ -87,8 +93,8 @@ func (r *Remotes) make(m Member) *remote {
 	return x
 }
 
-// keep closes what leads to members that are gone.
-func (r *Remotes) keep(members map[string]Member) {
+// Keep closes what leads to members that are gone, and forgets how they answered: one that comes back is asked at once.
+func (r *Remotes) Keep(members map[string]Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, x := range r.all {
@@ -101,7 +107,7 @@ func (r *Remotes) keep(members map[string]Member) {
 
 // Close closes what is open and unused.
 func (r *Remotes) Close() error {
-	r.keep(nil)
+	r.Keep(nil)
 	return nil
 }
 
@@ -125,7 +131,7 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	impatience := time.AfterFunc(x.temper.patience(), func() { cancel(errSilent) })
 	heard := sync.OnceFunc(func() { x.temper.answered(time.Since(began)) })
-	signs := 0
+	signs := 0 // none: it answers from what it holds
 	a, err := x.exchange(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(int, textproto.MIMEHeader) error {
 			if signs++; signs <= mostSigns && impatience.Reset(signLate) { // else it is too late
@@ -135,6 +141,9 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 		},
 	}), q, cancel)
 	impatience.Stop()
+	if b, ok := a.Body.(*body); ok && signs == 0 {
+		b.quiet = heldQuiet
+	}
 	switch {
 	case err == nil || !errors.Is(err, errMember):
 		heard()
@@ -159,6 +168,11 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
 	res, err := x.client.Do(req)
+	if err == nil && outdated(res) {
+		_ = res.Body.Close()
+		x.transport.CloseIdleConnections() // the others are as old
+		res, err = x.client.Do(req)
+	}
 	if err != nil {
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
@@ -186,9 +200,16 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 	return a, nil
 }
 
+// outdated reports whether an answer is that to one who is not, or no longer, a member: its connection was made by a secret
+// that has been taken out since, and another one is made by one that counts.
+func outdated(res *http.Response) bool {
+	return res.StatusCode == http.StatusForbidden && res.Header.Get(headSize) == ""
+}
+
 // body is what a member sends.
 type body struct {
 	io.ReadCloser
+	quiet  time.Duration
 	alarm  *time.Timer
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -199,14 +220,14 @@ type body struct {
 func newBody(ctx context.Context, rc io.ReadCloser, cancel context.CancelCauseFunc, x *remote) *body {
 	x.load.mine.Add(1)
 	return &body{
-		ReadCloser: rc, alarm: time.AfterFunc(quiet, func() { cancel(errSilent) }), ctx: ctx, cancel: cancel, member: x,
+		ReadCloser: rc, quiet: quiet, alarm: time.AfterFunc(quiet, func() { cancel(errSilent) }), ctx: ctx, cancel: cancel, member: x,
 		done: sync.OnceFunc(func() { x.load.mine.Add(-1) }),
 	}
 }
 
 // Read reads, and does not wait for ever.
 func (b *body) Read(p []byte) (int, error) {
-	b.alarm.Reset(quiet)
+	b.alarm.Reset(b.quiet)
 	n, err := b.ReadCloser.Read(p)
 	b.member.traffic.Received.Add(uint64(n))
 	b.alarm.Stop()

@@ -92,17 +92,18 @@ func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	return cache.Passing
 }
 
-// stands reports whether this member is the first of order that is not silent.
+// stands reports whether this member is the first of order that is not silent; or whether all are, as in half a cluster
+// that is cut off from the rest and has not seen so yet: then whoever fetched a thing keeps it.
 func (r *Router) stands(v *View, order []Member) bool {
 	for _, m := range order {
 		if m.Name == v.Self {
 			return true
 		}
-		if r.Remotes.to(m).temper.asked(time.Now()) {
+		if !r.Remotes.to(m).temper.silent(time.Now()) {
 			return false
 		}
 	}
-	return len(order) == 0
+	return true
 }
 
 func isAmong(members []Member, name string) bool {
@@ -139,6 +140,9 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	order := v.Ring.Owners(KeyOf(q.ref), owners+former)
 	if len(order) > 0 && order[0].Name != v.Self && q.ref.Kind == cache.KindBlob && q.want.Off == 0 && !q.resolve {
 		r.heat.note(q.ref.Digest, time.Now())
+	}
+	if q.doubts > 0 && len(order) > 0 && order[0].Name != v.Self { // who sent it, as far as can be told: who is asked first
+		r.Remotes.to(order[0]).temper.doubted(time.Now(), q.ref, q.doubts)
 	}
 	if a, ok := r.spill(ctx, v, order, q); ok {
 		return a, nil

@@ -3,14 +3,19 @@ package cluster
 import (
 	"sync"
 	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
 )
 
 // temper is what is known of how a member answers, and so how long it is waited for.
 type temper struct {
 	mu    sync.Mutex
-	usual time.Duration // until its first sign, smoothed; 0: not known
-	fails int           // in a row
-	until time.Time     // it is not asked before
+	usual time.Duration     // until its first sign, smoothed; 0: not known
+	fails int               // in a row
+	until time.Time         // it is not asked before
+	lies  int               // answers of late that turned out to be something else
+	lied  time.Time         // the last of them
+	about map[cache.Ref]int // how often of each, as far as is remembered
 }
 
 const (
@@ -22,13 +27,46 @@ const (
 	mostPatience  = 3 * time.Second
 	// After a failure it is left alone, for longer each time, until gossip knows more.
 	firstRest, longRest = 500 * time.Millisecond, 8 * time.Second
+	// One that has sent other bytes mostLies times, none of which reached anybody, is left alone for disgrace after each
+	// further time: a bit may flip once, and what it has is had from elsewhere. Nobody is called a liar for ever.
+	mostLies, disgrace, forgotten = 3, time.Minute, 10 * time.Minute
+	// mostAbout bounds what is remembered of lies.
+	mostAbout = 256
 )
 
 // asked reports whether the member may be asked now.
 func (t *temper) asked(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return !now.Before(t.until)
+	return !now.Before(t.until) && !t.disgraced(now)
+}
+
+func (t *temper) disgraced(now time.Time) bool {
+	return t.lies >= mostLies && now.Sub(t.lied) < disgrace
+}
+
+// doubted notes that what it sent turned out to be something else, so often of one thing: a doubt is told again and again.
+func (t *temper) doubted(now time.Time, ref cache.Ref, times int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.about[ref] >= times {
+		return
+	}
+	if t.about == nil || len(t.about) >= mostAbout {
+		t.about = map[cache.Ref]int{}
+	}
+	t.about[ref] = times
+	if now.Sub(t.lied) > forgotten {
+		t.lies = 0
+	}
+	t.lies, t.lied = t.lies+1, now
+}
+
+// silent reports whether the member was asked last in vain, or is not asked.
+func (t *temper) silent(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.fails > 0 || t.disgraced(now)
 }
 
 // patience is how long its first sign is waited for.

@@ -44,7 +44,9 @@ type Cluster struct {
 	Refused, RefusedGossip, Conflicts, Rejoins     uint64
 	CopiedBytes                                    uint64
 
-	Events map[string]uint64 // to and from all other members, by what came of them
+	Streams uint64            // times that a member was reached by TCP which no packet reached, by UDP
+	Health  int               // of the gossip: 0 is well
+	Events  map[string]uint64 // to and from all other members, by what came of them
 }
 
 // Warmed counts images that were fetched ahead, by what came of them.

@@ -55,6 +55,8 @@ var (
 	copyBytes   = describe("cluster_copied_bytes_total", "Bytes of things that other members were given to keep.")
 	rounds      = describe("cluster_repair_rounds_total", "How often all that is held was looked through, for what belongs elsewhere.")
 	hotCopies   = describe("cluster_hot_copies_bytes", "Bytes kept here of what other members own, because it is asked for often.")
+	streams     = describe("cluster_gossip_tcp_only_total", "Times that another member was reached by TCP which UDP did not reach.")
+	unwell      = describe("cluster_gossip_health", "How this member follows the gossip: 0 is well; more: it is too slow, or cut off.")
 	clusterHub  = describe("cluster_upstream_questions_total", "Questions that went to registries, of a member of a cluster.")
 
 	events = describe("cluster_events_total", "What members tell all others (purges, unpinned images, tags that moved, limits): sent by this one, received, and of those from others dropped as too many or refused.", "outcome")
@@ -164,6 +166,8 @@ func (to sink) cluster(c *Cluster) {
 	to.counter(copyBytes, c.CopiedBytes)
 	to.counter(rounds, c.Rounds)
 	to.gauge(hotCopies, float64(c.HotCopies))
+	to.counter(streams, c.Streams)
+	to.gauge(unwell, float64(c.Health))
 	for outcome, n := range c.Events {
 		to.counter(events, n, outcome)
 	}

@@ -25,16 +25,6 @@ func tidepool(_ context.Context, s site) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// build makes tidepool from the source around the working directory, in dir.
-func build(ctx context.Context, dir string) (string, error) {
-	bin := filepath.Join(dir, "tidepool")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/tidepool-oci/tidepool/cmd/tidepool")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build tidepool: %w: %s", err, lastLine(said))
-	}
-	return bin, nil
-}
-
 // nginx has large buffers for the miss, sendfile and cached descriptors for the hit, a worker with a queue of its own
 // for each core, and keeps its upstream connections. A fill is shared by the lock; a stale answer is better than none.
 // The sizes are the fastest that were found.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/tidepool-oci/tidepool/bench/ground"
 )
 
 // machine is where and with what a run was made.
@@ -26,15 +26,13 @@ type machine struct {
 }
 
 func describe(ctx context.Context, inside bool) machine {
-	var u unix.Utsname
-	unix.Uname(&u) // fails only for a bad pointer
 	return machine{
-		CPU:     cpuModel(),
+		CPU:     ground.CPU(),
 		Cores:   runtime.NumCPU(),
-		Kernel:  unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:]),
+		Kernel:  ground.Kernel(),
 		Go:      runtime.Version(),
 		Network: network(inside),
-		Commit:  commit(ctx),
+		Commit:  ground.Commit(ctx),
 		Command: command(inside),
 		Date:    time.Now().UTC().Format(time.DateOnly),
 		Versions: map[string]string{
@@ -48,9 +46,9 @@ func describe(ctx context.Context, inside bool) machine {
 
 func network(inside bool) string {
 	if inside {
-		return "loopback of its own network, " + congestionControl()
+		return "loopback of its own network, " + ground.Congestion()
 	}
-	return "the machine's loopback, " + congestionControl()
+	return "the machine's loopback, " + ground.Congestion()
 }
 
 // command is what was typed: the arguments that start adds are left out.
@@ -63,25 +61,6 @@ func command(inside bool) string {
 		}
 	}
 	return strings.Join(append([]string{"go run ./bench/versus"}, args...), " ")
-}
-
-func cpuModel() string {
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.TrimSpace(v)
-		}
-	}
-	return runtime.GOARCH
-}
-
-// commit names the source that tidepool was built from, with a mark where the tree has other changes.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude=*").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // version is the first line that a program prints of itself; some print it and fail.

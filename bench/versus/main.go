@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/tidepool-oci/tidepool/bench/ground"
 )
 
 // options are what the command line asks for.
@@ -65,19 +67,19 @@ func start(ctx context.Context, o options) (err error) {
 	}
 	defer os.RemoveAll(o.dir)
 	if o.inside {
-		if err := furnish(); err != nil {
+		if err := ground.Furnish(); err != nil {
 			return err
 		}
 		return run(ctx, o)
 	}
 	args := slices.Clone(os.Args[1:])
 	if o.binary == "" && o.wants(contestants[0].name) {
-		if o.binary, err = build(ctx, o.dir); err != nil {
+		if o.binary, err = ground.Build(ctx, o.dir); err != nil {
 			return err
 		}
 		args = append(args, "-tidepool", o.binary)
 	}
-	entered, err := enclose(ctx, append(args, "-inside"))
+	entered, err := ground.Enclose(ctx, append(args, "-inside"))
 	if entered {
 		return err
 	}

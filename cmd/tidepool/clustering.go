@@ -135,6 +135,7 @@ func (r *running) serveMembers(ctx context.Context) {
 	})
 	ctx, c.end = context.WithCancel(ctx)
 	c.running.Go(func() { _ = c.copies.Run(ctx) })
+	c.running.Go(func() { c.follow(ctx) })
 	c.hears(ctx, r.hubs)
 	c.running.Go(func() {
 		c.whenScanned(ctx, r.store)
@@ -146,6 +147,19 @@ func (r *running) serveMembers(ctx context.Context) {
 		}
 		cluster.FollowSecrets(ctx, r.cfg.Cluster.SecretFile, c.secrets, c.complain, follow...)
 	})
+}
+
+// follow forgets the ways to members that are gone, until ctx ends.
+func (c *clustering) follow(ctx context.Context) {
+	for {
+		changed := c.members.Changed()
+		c.router.Remotes.Keep(c.members.View().Members)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // whenScanned has the other members know that this one is ready.

@@ -14,7 +14,6 @@ type advisory struct {
 }
 
 const (
-	noPeers      = "tidepools do not talk to each other yet: nothing is taken from a peer and nothing is given to one"
 	noArchives   = "nothing is unpacked: layers, indexes and their compression pass as bytes, and there is no import yet"
 	noSignatures = "no signature is looked at: those of images pass as content"
 	goFloor      = "a flaw of Go's library, which govulncheck watches"
@@ -31,7 +30,7 @@ var advisories = []advisory{
 	{"GHSA-vh4v-2xq2-g5cg CVE-2026-50151 opa-6580 renovate-3877 moby-50065", "upstream.TestCVE_2026_50151_AuthorizationAcrossRedirects tidepool.TestRow", ""},
 	{"CVE-2023-45289 CVE-2024-45336 CVE-2025-4673", "upstream.TestCVE_2026_50151_AuthorizationAcrossRedirects", "redirects are followed by our own loop, not by Go's client"},
 	{"CVE-2026-2376 CVE-2026-0600 CVE-2022-27907 CVE-2020-13788 CVE-2026-10517", "upstream.TestCVE_2026_0600_ClientsCannotChooseWhomWeDial upstream.TestSSRF_RedirectInside tidepool.TestOneNameOneUpstream tidepool.TestAnyUpstreamNeverLeadsInside", ""},
-	{"CVE-2025-59346 CVE-2026-54637", "", noPeers},
+	{"CVE-2025-59346 CVE-2026-54637", "cluster.TestGarbage cluster.FuzzQuestion cluster.TestMetaThatLies", "members ask each other for content by what it is, never by where it is"},
 	{"git-pkgs-303", "tidepool.TestOneNameOneUpstream proxy.TestWaysIn", ""},
 	{"CVE-2019-10214", "upstream.TestCVE_2019_10214_TLSIsVerifiedForEachHost", ""},
 	{"CVE-2014-5277", "upstream.TestCVE_2014_5277_NoFallbackToPlainHTTP", ""},
@@ -45,7 +44,9 @@ var advisories = []advisory{
 	// Content: confused, poisoned, mistaken.
 	{"CVE-2021-41190 GHSA-mc8v-mgrf-8f4m GHSA-77vh-xpmg-72qh GHSA-qq97-vm5h-rrhg GHSA-5j5w-g665-5m35 GHSA-xmmx-7jpf-fx42", "tidepool.TestCVE_2021_41190_TypeConfusion tidepool.TestAcceptSelectsNothing", ""},
 	{"GHSA-qv35-3gw6-8q4j", "tidepool.TestFaults tidepool.TestRow proxy.TestWrongBytesAreCutOff proxy.TestHTTP10", ""},
-	{"CVE-2025-59354 CVE-2025-59410 CVE-2025-59347", "", noPeers},
+	{"CVE-2025-59354 CVE-2025-59410 CVE-2025-59347 CVE-2025-59353", "cluster.TestEvilMember cluster.TestMembersKnowEachOther cluster.TestStrangersAreRefused cluster.TestPlainHTTPIsRefused", ""},
+	{"CVE-2025-68121", "cluster.TestNothingIsResumed cluster.TestIdentitiesFollowTheSecrets cluster.TestRotationBreaksNoQuestion", ""},
+	{"groupcache-HTTPPool CVE-2026-32748", "cluster.TestStrangersAreRefused cluster.TestGarbage", "a handshake without a certificate of ours fails before anything is read; who serves a client has let it in before it asks another member"},
 	{"containerd-9b7fa61", "tidepool.TestKindsAreNotMixed", ""},
 	{"harbor-23882 NEXUS-31354", "tidepool.TestFaults upstream.TestAnswersRefused upstream.TestBlobAnswersRefused", ""},
 	{"CVE-2024-6915", "proxy.TestCVE_2024_6915_Spellings", ""},
@@ -61,7 +62,7 @@ var advisories = []advisory{
 
 	// Paths, files, archives.
 	{"CVE-2022-47747 CVE-2024-4956 CVE-2021-3762 CVE-2014-9356 CVE-2014-9358", "tidepool.TestCVE_2022_47747_PathsStayInTheStore proxy.TestCVE_2024_4956_Traversal", ""},
-	{"CVE-2025-59352", "", noPeers},
+	{"CVE-2025-59352", "cluster.TestGarbage cluster.FuzzQuestion", "members can ask, and not write"},
 	{"CVE-2026-50162 CVE-2026-50163 ggcr-2306 ggcr-2232 ggcr-2227 ggcr-2250 CVE-2021-32760", "", noArchives},
 	{"CVE-2025-22873 CVE-2026-27139 CVE-2026-39822 CVE-2025-0913", "tidepool.TestCVE_2022_47747_PathsStayInTheStore", "os.Root is not used: names are made of parsed digests alone"},
 	{"CVE-2026-24137", "", noSignatures},
@@ -71,7 +72,9 @@ var advisories = []advisory{
 	{"CVE-2023-2253", "proxy.TestCVE_2023_2253_PageSize", ""},
 	{"CVE-2017-11468 ggcr-1711 ggcr-2296 containerd-e95b753", "upstream.TestCVE_2017_11468_EndlessDocuments upstream.TestListsAreBounded upstream.TestReferrersAreBounded upstream.TestEndlessError tidepool.TestFaults", ""},
 	{"CVE-2017-14992 CVE-2026-48702 CVE-2023-30551 CVE-2023-25153 CVE-2025-58183 CVE-2026-32288", "", noArchives},
-	{"memberlist-362 memberlist-363", "", noPeers},
+	{"HCSEC-2026-18 memberlist-357 memberlist-361 memberlist-362 memberlist-363 memberlist-368 memberlist-369", "cluster.TestGarbageChangesNothing cluster.TestGarbageWithTheKeyBreaksNothing", ""},
+	{"memberlist-security", "cluster.TestWithoutASecretNothingLeavesLoopback cluster.TestStrangersNeverJoin cluster.TestOneWithoutAKeyNeverJoins", ""},
+	{"CVE-2023-28840 CVE-2023-28841 CVE-2023-28842", "cluster.TestGossipIsEncrypted cluster.TestOneWithoutAKeyNeverJoins", ""},
 	{"CVE-2023-46737 CVE-2024-29902 CVE-2024-29903 CVE-2023-33957 CVE-2023-33958 CVE-2024-45395", "", noSignatures},
 	{"CVE-2023-39325 CVE-2023-45288 CVE-2026-33814 CVE-2026-56853 CVE-2026-32283 CVE-2026-56862", "proxy.TestCVE_2023_39325_HTTP2Floods", goFloor + "; the door speaks HTTP/1.1 unless it is given TLS, and bounds streams then"},
 	{"CVE-2025-58186 CVE-2025-61726 CVE-2026-56860 CVE-2023-24534", "tidepool.TestCVE_2025_58186_LargeRequests", ""},

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/crane"
+	"golang.org/x/sys/unix"
 )
 
 // hosts are the registries that images of these tests are named after: the hub, which is open, and one that wants a
@@ -36,6 +37,21 @@ func mustWrite(t *testing.T, name, content string) string {
 	return name
 }
 
+// inMemory is a directory for what a client keeps, on no disk where this machine has the memory: they sync every layer, which
+// on a disk takes longer than all else that they do.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	const at, enough = "/dev/shm", 4 << 30 // a few times the largest image, as some keep a copy of each layer with all below it
+	var s unix.Statfs_t
+	if err := unix.Statfs(at, &s); err != nil || s.Bavail*uint64(s.Bsize) < enough {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(at, "tidepool-client-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
 // docker is a dockerd with its own store and socket.
 type docker struct{ host, mirror string }
 
@@ -51,7 +67,7 @@ func startDockerdBy(t *testing.T, conf, mirror string, env ...string) docker {
 	t.Helper()
 	needs(t, "dockerd", "docker")
 	needsRoot(t)
-	dir := t.TempDir()
+	dir := inMemory(t)
 	socket := "unix://" + filepath.Join(dir, "docker.sock")
 	p := start(t, func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), env...) }, "dockerd", "--config-file", conf, "-H", socket, "-p", filepath.Join(dir, "docker.pid"),
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--storage-driver", "vfs",
@@ -127,7 +143,7 @@ func startContainerd(t *testing.T, mirror string) client {
 	t.Helper()
 	needs(t, "containerd", "ctr")
 	needsRoot(t)
-	dir := t.TempDir()
+	dir := inMemory(t)
 	c := containerd{
 		socket: filepath.Join(dir, "containerd.sock"),
 		hosts:  filepath.Join(dir, "certs.d"),
@@ -217,7 +233,7 @@ func newPodman(t *testing.T, mirror string) client {
 	t.Helper()
 	needs(t, "podman")
 	needsRoot(t)
-	dir := t.TempDir()
+	dir := inMemory(t)
 	// The usual locks are in memory that it shares with the machine's own podman.
 	conf := mustWrite(t, filepath.Join(dir, "containers.conf"),
 		"[engine]\nlock_type = \"file\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n")

@@ -33,7 +33,7 @@ func needs(t *testing.T, programs ...string) {
 	}
 	for _, name := range programs {
 		if _, err := exec.LookPath(name); err != nil {
-			lacks(t, "%v: apt-get install docker.io containerd podman skopeo docker-registry strace", err)
+			lacks(t, "%v: apt-get install docker.io containerd podman skopeo docker-registry nginx strace", err)
 		}
 	}
 }

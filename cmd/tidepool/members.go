@@ -28,6 +28,7 @@ type clusterStatus struct {
 	Spilt   uint64         `json:"spilt"`        // of these, because the owner had too much to do
 	Hub     uint64         `json:"hub"`          // questions that went to registries
 	Copies  copiesStatus   `json:"copies"`
+	Trouble string         `json:"trouble,omitempty"` // what keeps it from hearing of the others in time
 	Members []memberStatus `json:"members"`
 }
 
@@ -72,6 +73,9 @@ func (c *clustering) status(ctx context.Context) *clusterStatus {
 			Hot: c.store.Stats().HotCopyBytes,
 		},
 	}
+	if err := c.members.Trouble(); err != nil {
+		s.Trouble = err.Error()
+	}
 	shares, doing := v.Ring.Shares(), c.router.Remotes.Doing(ctx, v)
 	doing[v.Self] = c.doing()
 	for _, name := range slices.Sorted(maps.Keys(v.Members)) {
@@ -99,6 +103,7 @@ func (c *clustering) counted() *metrics.Cluster {
 	m.Sent, m.Received, m.Busy = c.traffic.Sent.Load(), c.traffic.Received.Load(), c.traffic.Busy.Load()
 	gossip := c.members.Stats()
 	m.Refused, m.RefusedGossip, m.Conflicts, m.Rejoins = c.traffic.Refused.Load(), gossip.Refused, gossip.Conflicts, gossip.Rejoins
+	m.Streams, m.Health = gossip.Streams, gossip.Health
 	m.HotCopies = c.store.Stats().HotCopyBytes
 	e := c.members.Stats().Events
 	m.Events = map[string]uint64{"sent": e.Sent, "received": e.Received, "dropped": e.Dropped, "refused": e.Refused}
@@ -196,6 +201,9 @@ func (p page) cluster(c *clusterStatus) {
 	p.row(plainly, comma(c.Asked), comma(c.Silent), comma(c.Held), comma(c.Spilt), comma(c.Hub))
 	p.head("COPIES OF A THING", "GIVEN TO OTHERS", "BYTES", "NOT TAKEN", "HOT COPIES HERE")
 	p.row(plainly, comma(uint64(c.Copies.Replicas)), comma(c.Copies.Given), humanize.IBytes(c.Copies.Bytes), comma(c.Copies.Failed), humanize.IBytes(positive(c.Copies.Hot)))
+	if c.Trouble != "" {
+		p.row(bad, c.Trouble)
+	}
 }
 
 func (p page) membersOf(self string, members []memberStatus) {

@@ -13,9 +13,9 @@ import (
 )
 
 // row is a fault that a tidepool has to bear, by its number in the table of faults that this project was planned with:
-// clients 1 to 11, upstreams to 32, networks to 36, disks to 49, the process's own life from 56 to 61, its log 80. Each is a test
-// here, in a bubble; or it is tested elsewhere, where names the tests, package.Test; why says why not here, or what
-// cannot be tested on one machine.
+// clients 1 to 11, upstreams to 32, networks to 36, disks to 49, the process's own life from 56 to 61, a cluster from 62 to
+// 73, its log 80. Each is a test here, in a bubble; or it is tested elsewhere, where names the tests, package.Test; why says
+// why not here, or what cannot be tested on one machine.
 type row struct {
 	n     int
 	name  string
@@ -85,6 +85,18 @@ var rows = []row{
 	{n: 59, name: "SIGTERM under load", where: []string{"tidepool.TestDrain", "tidepool.TestStop", "tidepool.TestDrainIsBounded"}},
 	{n: 60, name: "another format on disk", where: []string{"cache.TestNewerFormat", "cache.TestBadState"}, why: "there has been one format so far, so none is older"},
 	{n: 61, name: "start with a million blobs", where: []string{"cache.TestRestart"}, why: "the path of content follows from its digest, so nothing is scanned before it is served; the time of the scan is measured, not tested"},
+	{n: 62, name: "owner dead, not yet suspected", where: []string{"tidepool.TestClusterStandsStill", "tidepool.TestClusterUnderFire", "cluster.TestDeadMembers"}},
+	{n: 63, name: "owner slow", where: []string{"tidepool.TestClusterInNetworks", "cluster.TestSlowRegistry", "tidepool.TestClusterSlowHub"}},
+	{n: 64, name: "owner returns wrong bytes", where: []string{"cluster.TestEvilMember", "cluster.TestLyingMember", "cluster.TestLiarsAreLeftAlone"}},
+	{n: 65, name: "partition, then heal", where: []string{"tidepool.TestClusterInNetworks", "cluster.TestAPartitionHeals", "cluster.TestAPartitionHealsWithoutSeeds"}},
+	{n: 66, name: "partition one way only", where: []string{"tidepool.TestClusterInNetworks", "cluster.TestOneWayOnly"}},
+	{n: 67, name: "a third restarts at once", where: []string{"tidepool.TestClusterThirdRestarts", "cluster.TestAllRestartWithNewAddresses", "cluster.TestJoin", "cluster.TestJoinsMoveTheirShareOnAverage"}},
+	{n: 68, name: "names in conflict, addresses that change", where: []string{"cluster.TestTwoWithOneName", "cluster.TestBackBeforeItWasMissed", "cluster.TestAllRestartWithNewAddresses"}},
+	{n: 69, name: "mixed versions", where: []string{"cluster.TestAMemberOfALaterVersion", "cluster.TestMetaOfOtherVersions"}, why: "there has been one version so far, so an old program is not at hand"},
+	{n: 70, name: "gossip key rotated", where: []string{"tidepool.TestClusterRotates", "cluster.TestRotationBreaksNoQuestion", "cluster.TestRotationDropsNobody", "cluster.TestFollowSecrets"}},
+	{n: 71, name: "forwarding loop", where: []string{"cluster.TestDisagreement", "cache.TestStraightened"}},
+	{n: 72, name: "malicious or unknown node", where: []string{"cluster.TestStrangersNeverJoin", "cluster.TestOneWithoutAKeyNeverJoins", "cluster.TestStrangersAreRefused", "cluster.TestGarbage", "cluster.TestGarbageChangesNothing", "cluster.TestGarbageWithTheKeyBreaksNothing", "cluster.TestAMemberThatLies", "cluster.TestARemovedMemberIsOut"}},
+	{n: 73, name: "UDP blocked, TCP open", where: []string{"tidepool.TestClusterInNetworks", "cluster.TestStreamsAlone"}},
 	{n: 80, name: "log that nobody reads", where: []string{"tidepool.TestLogThatNobodyReads", "tidepool.TestLogWhoseReaderIsGone", "tidepool.TestSinkDropsAndTells"}},
 }
 
@@ -99,7 +111,7 @@ func TestRow(t *testing.T) {
 // Every row is there, and every test that one names.
 func TestRowsAreComplete(t *testing.T) {
 	var want []int
-	for n := 1; n <= 61; n++ {
+	for n := 1; n <= 73; n++ {
 		if n < 50 || n > 55 {
 			want = append(want, n)
 		}

@@ -289,7 +289,7 @@ func (r *running) stop(ctx context.Context) error {
 		r.log.Warn("answers cut off: they did not end in time (--drain)")
 	}
 	handing.Wait()
-	r.cluster.leave(drain)
+	r.cluster.leave(ctx) // which takes five seconds at most, though the drain be over
 	err := r.close(ctx)
 	if err == nil {
 		r.log.Info("stopped in good order")

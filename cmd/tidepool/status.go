@@ -25,6 +25,9 @@ func (r *running) ready() error {
 // health is how everything does. An upstream that is down is no illness of ours: what is held is served.
 func (r *running) health() []admin.Check {
 	checks := []admin.Check{{Name: "disk", Err: r.store.Health()}}
+	if r.cluster != nil {
+		checks = append(checks, admin.Check{Name: "cluster", Err: r.cluster.members.Trouble(), Mild: true})
+	}
 	for _, s := range r.hubs.Stats() {
 		_, left := limitsOf(s)
 		checks = append(checks, admin.Check{Name: "upstream " + s.Registry, Err: trouble(s), Mild: true, Note: left})

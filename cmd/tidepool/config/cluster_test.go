@@ -30,6 +30,8 @@ func TestClusterPrecedence(t *testing.T) {
 		{"join", "cluster.join[0]", "10.0.0.1", "10.0.0.2", "10.0.0.3"},
 		{"peer-listen", "cluster.peer_listen", "127.0.0.1:1", "127.0.0.1:2", ":3"},
 		{"replicas", "cluster.replicas", "2", "3", "4"},
+		{"cluster-name", "cluster.name", "one", "two", "three"},
+		{"cluster-zone", "cluster.zone", "north", "east", "south"},
 	} {
 		t.Run(c.flag, func(t *testing.T) {
 			key := strings.TrimSuffix(strings.TrimPrefix(c.key, "cluster."), "[0]")

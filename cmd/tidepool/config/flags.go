@@ -40,6 +40,8 @@ var Settings = []Setting{
 	{"join", "cluster.join", "ADDR"},
 	{"peer-listen", "cluster.peer_listen", "ADDR"},
 	{"replicas", "cluster.replicas", "N"},
+	{"cluster-name", "cluster.name", "NAME"},
+	{"cluster-zone", "cluster.zone", "ZONE"},
 }
 
 // Variable is the environment's name for s: TIDEPOOL_LOG_LEVEL.

@@ -1,4 +1,6 @@
-package main
+// Package ground is what benches stand on: a network of their own, the machine's name, and a tidepool built from the
+// source around.
+package ground
 
 import (
 	"context"
@@ -15,11 +17,11 @@ import (
 // congestion is where the kernel says which congestion control new connections of this network have.
 const congestion = "/proc/sys/net/ipv4/tcp_congestion_control"
 
-// enclose runs this program again, with args, in a network of its own: nobody else's traffic is there, and connections
+// Enclose runs this program again, with args, in a network of its own: nobody else's traffic is there, and connections
 // are sent as fast as they are taken. On a machine whose default is BBR, loopback would show that algorithm's guesses
 // and timers instead of the servers (twice the processor time for a gigabyte, and half the rate). entered is false
 // where the system does not allow it.
-func enclose(ctx context.Context, args []string) (entered bool, err error) {
+func Enclose(ctx context.Context, args []string) (entered bool, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return false, err
@@ -48,9 +50,9 @@ func namespaces() *syscall.SysProcAttr {
 	}
 }
 
-// furnish makes a new network fit for the bench: loopback up, and Reno, which every kernel lets everyone choose and
+// Furnish makes a new network fit for the bench: loopback up, and Reno, which every kernel lets everyone choose and
 // which, where nothing is lost, never waits.
-func furnish() error {
+func Furnish() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -64,8 +66,8 @@ func furnish() error {
 	return errors.Join(unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo), os.WriteFile(congestion, []byte("reno"), 0))
 }
 
-// congestionControl is the algorithm in force.
-func congestionControl() string {
+// Congestion is the algorithm in force.
+func Congestion() string {
 	b, err := os.ReadFile(congestion)
 	if err != nil {
 		return "unknown"
