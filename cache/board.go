@@ -168,7 +168,7 @@ func (c *Cache) find(ctx context.Context, key flightKey, who asked, anew, shut b
 func (c *Cache) takeOff(ctx context.Context, key flightKey, who asked) *flight {
 	f := &flight{
 		c: c, key: key, who: who, size: -1, prepared: make(chan struct{}), over: make(chan struct{}),
-		riders: map[*rider]struct{}{}, granted: map[asked]struct{}{},
+		riders: map[*rider]struct{}{}, granted: map[asked]struct{}{}, senders: map[string]bool{},
 	}
 	f.begun = UrgencyOf(ctx)
 	f.ahead = f.begun >= Warming
@@ -191,6 +191,9 @@ func (f *flight) prepare() {
 			f.part, f.held, f.size, f.noted = part, held, size, size >= 0
 			f.held.unsure(size)
 			f.claimed = slices.Clone(f.held)
+			if f.held.total() > 0 {
+				f.senders[""] = true
+			}
 			go f.fly()
 			return
 		}

@@ -39,6 +39,7 @@ type Options struct {
 	Keep         func(Ref) Keeping                   // what becomes of content once its readers are gone; nil: it is kept
 	Owns         func(Ref) bool                      // whether other members have it fetched by this one; nil: none
 	Landed       func(Ref, Desc, Keeping)            // told of what has been fetched and is not Passing, at once; nil: nobody
+	Lied         func(ref Ref, member string)        // told of what a member of the cluster has sent in the place of something; nil: nobody
 	Named        func(Ref, Desc, time.Time)          // told what a registry has said that a tag is, and when, at once; nil: nobody
 	Moved        func(Ref, Digest, time.Time)        // called when a source says that a tag that was known is something else, or nothing (the zero Digest), as of a time; it must not block; nil: nobody is told
 	Private      func(registry string) bool          // whether an upstream is asked with credentials; for "": any; nil: none

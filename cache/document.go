@@ -218,6 +218,7 @@ func (c *Cache) receive(ctx context.Context, who asked, a Answer) (*document, er
 	}
 	d, err := c.identify(ref, a, data)
 	if err != nil {
+		c.lied(ref, a.Via)
 		return nil, err
 	}
 	doc, err := parse(ref.Kind, data)

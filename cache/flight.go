@@ -46,6 +46,7 @@ type flight struct {
 	begun   Urgency            // of the one who began it
 	direct  bool               // somebody aboard must not wait for another member
 	way                        // that it comes, as far as is known
+	senders map[string]bool    // who has sent of it: members, and "" for the registry or an earlier download
 	keep    bool               // somebody aboard wants it kept here, whoever owns it
 	ahead   bool               // nobody but those who fetch ahead was ever aboard
 	granted map[asked]struct{} // the source said yes to these: they may have it, and once it is proven are linked to it
@@ -180,6 +181,7 @@ func (f *flight) fly() {
 	}
 	if errors.Is(err, ErrCorrupt) {
 		f.c.doubts.add(f.key)
+		f.accuse()
 	}
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNoRoom) {
 		f.part.discard()
@@ -191,6 +193,25 @@ func (f *flight) fly() {
 	}
 	f.c.forget(f)
 	f.unclaimed()
+}
+
+// accuse tells of who has sent something else, where that was one member alone.
+func (f *flight) accuse() {
+	f.mu.Lock()
+	senders := f.senders
+	f.mu.Unlock()
+	for member := range senders {
+		if len(senders) == 1 {
+			f.c.lied(f.who.ref, member)
+		}
+	}
+}
+
+// lied tells who wants to know that a member has sent something else.
+func (c *Cache) lied(ref Ref, member string) {
+	if member != "" && c.o.Lied != nil {
+		c.o.Lied(ref, member)
+	}
 }
 
 func (f *flight) aboard() int {

@@ -230,6 +230,7 @@ func (f *flight) accept(r *run, a Answer) error {
 	}
 	defer f.fire()
 	r.via, f.way = a.Via, wayOf(a)
+	f.senders[a.Via] = true
 	f.granted[f.who] = struct{}{}
 	f.size = max(f.size, a.Size)
 	if a.Off < r.pos {

@@ -224,7 +224,7 @@ func (c *town) add() *node {
 	c.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	n.store, err = cache.New(c.t.Context(), n.router, cache.Options{
 		Dir: dir, Disk: 1 << 30, ScrubRate: -1, Absence: -1,
-		Keep: n.router.Keep, Owns: n.router.Owns, Landed: n.copies.Landed, Named: n.copies.Named, Callers: callers,
+		Keep: n.router.Keep, Lied: n.router.Lied, Owns: n.router.Owns, Landed: n.copies.Landed, Named: n.copies.Named, Callers: callers,
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -84,7 +84,7 @@ func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	}
 	order := v.Ring.Owners(KeyOf(ref), max(owners, r.Replicas))
 	switch {
-	case isAmong(order[:min(len(order), max(1, r.Replicas))], v.Self), r.stands(v, order[:min(len(order), owners)]):
+	case isAmong(order[:min(len(order), max(1, r.Replicas))], v.Self), r.stands(v, order[:min(len(order), owners)]), !r.alive(order[:min(len(order), owners)]):
 		return cache.Kept
 	case ref.Kind == cache.KindBlob && r.heat.hot(ref.Digest), r.alone(ref): // of these until its owner has taken it
 		return cache.HotCopy
@@ -92,18 +92,23 @@ func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	return cache.Passing
 }
 
-// stands reports whether this member is the first of order that is not silent; or whether all are, as in half a cluster
-// that is cut off from the rest and has not seen so yet: then whoever fetched a thing keeps it.
+// stands reports whether this member is the first of order that may be asked.
 func (r *Router) stands(v *View, order []Member) bool {
 	for _, m := range order {
 		if m.Name == v.Self {
 			return true
 		}
-		if !r.Remotes.to(m).temper.silent(time.Now()) {
+		if r.Remotes.to(m).temper.asked(time.Now()) {
 			return false
 		}
 	}
-	return true
+	return len(order) == 0
+}
+
+// alive reports whether any of order has answered when it was asked last. Of half a cluster that is cut off from the rest,
+// and has not seen so yet, whoever fetched a thing keeps it.
+func (r *Router) alive(order []Member) bool {
+	return slices.ContainsFunc(order, func(m Member) bool { return !r.Remotes.to(m).temper.silent(time.Now()) })
 }
 
 func isAmong(members []Member, name string) bool {
@@ -141,9 +146,6 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	if len(order) > 0 && order[0].Name != v.Self && q.ref.Kind == cache.KindBlob && q.want.Off == 0 && !q.resolve {
 		r.heat.note(q.ref.Digest, time.Now())
 	}
-	if q.doubts > 0 && len(order) > 0 && order[0].Name != v.Self { // who sent it, as far as can be told: who is asked first
-		r.Remotes.to(order[0]).temper.doubted(time.Now(), q.ref, q.doubts)
-	}
 	if a, ok := r.spill(ctx, v, order, q); ok {
 		return a, nil
 	}
@@ -171,6 +173,16 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 		err = outage(q.ref.Registry, err)
 	}
 	return a, err
+}
+
+// Lied notes that what a member has sent turned out to be something else.
+func (r *Router) Lied(ref cache.Ref, member string) {
+	if v := r.View(); v != nil {
+		if m, there := v.Members[member]; there {
+			r.Remotes.to(m).temper.lied(time.Now())
+			r.log().Warn("another member has sent something else", zap.String("member", member), zap.Stringer("ref", ref))
+		}
+	}
 }
 
 // outage says that nobody can reach a registry: each has tried as often as it does, and who asked need not begin anew.

@@ -3,19 +3,16 @@ package cluster
 import (
 	"sync"
 	"time"
-
-	"github.com/tidepool-oci/tidepool/cache"
 )
 
 // temper is what is known of how a member answers, and so how long it is waited for.
 type temper struct {
 	mu    sync.Mutex
-	usual time.Duration     // until its first sign, smoothed; 0: not known
-	fails int               // in a row
-	until time.Time         // it is not asked before
-	lies  int               // answers of late that turned out to be something else
-	lied  time.Time         // the last of them
-	about map[cache.Ref]int // how often of each, as far as is remembered
+	usual time.Duration // until its first sign, smoothed; 0: not known
+	fails int           // in a row
+	until time.Time     // it is not asked before
+	lies  int           // answers of late that turned out to be something else
+	last  time.Time     // the last of them
 }
 
 const (
@@ -30,8 +27,6 @@ const (
 	// One that has sent other bytes mostLies times, none of which reached anybody, is left alone for disgrace after each
 	// further time: a bit may flip once, and what it has is had from elsewhere. Nobody is called a liar for ever.
 	mostLies, disgrace, forgotten = 3, time.Minute, 10 * time.Minute
-	// mostAbout bounds what is remembered of lies.
-	mostAbout = 256
 )
 
 // asked reports whether the member may be asked now.
@@ -42,24 +37,17 @@ func (t *temper) asked(now time.Time) bool {
 }
 
 func (t *temper) disgraced(now time.Time) bool {
-	return t.lies >= mostLies && now.Sub(t.lied) < disgrace
+	return t.lies >= mostLies && now.Sub(t.last) < disgrace
 }
 
-// doubted notes that what it sent turned out to be something else, so often of one thing: a doubt is told again and again.
-func (t *temper) doubted(now time.Time, ref cache.Ref, times int) {
+// lied notes that what it has sent turned out to be something else.
+func (t *temper) lied(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.about[ref] >= times {
-		return
-	}
-	if t.about == nil || len(t.about) >= mostAbout {
-		t.about = map[cache.Ref]int{}
-	}
-	t.about[ref] = times
-	if now.Sub(t.lied) > forgotten {
+	if now.Sub(t.last) > forgotten {
 		t.lies = 0
 	}
-	t.lies, t.lied = t.lies+1, now
+	t.lies, t.last = t.lies+1, now
 }
 
 // silent reports whether the member was asked last in vain, or is not asked.

@@ -135,6 +135,7 @@ func (r *running) openStore(ctx context.Context, w world) (err error) {
 			return err
 		}
 		source, options.Keep, options.Owns = r.cluster.router, r.cluster.router.Keep, r.cluster.router.Owns
+		options.Lied = r.cluster.router.Lied
 		options.Landed, options.Named = r.cluster.copies.Landed, r.cluster.copies.Named
 		options.Moved = r.cluster.moved
 	}

@@ -110,7 +110,7 @@ func (s *Sim) start(m *member) error {
 	r.copies = &cluster.Copies{Router: r.router, Changed: r.changes, Log: log}
 	r.store, err = cache.New(s.ctx, r.router, cache.Options{
 		Dir: m.dir, Disk: 1 << 30, Memory: 1 << 20, ScrubRate: -1, Absence: -1, FS: disk{}, Log: log,
-		Keep: r.router.Keep, Owns: r.router.Owns, Landed: r.copies.Landed, Named: r.copies.Named,
+		Keep: r.router.Keep, Lied: r.router.Lied, Owns: r.router.Owns, Landed: r.copies.Landed, Named: r.copies.Named,
 		Aging: func(cache.Ref) cache.Aging { return cache.Aging{Fresh: fresh, Stale: cache.Forever} },
 		Now:   func() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) },
 	})
