@@ -14,24 +14,22 @@ import (
 type modelled struct {
 	ring   *cluster.Ring
 	place  map[string]int
-	hot    int              // after so many questions to its owner a member keeps a blob
-	asked  []map[uint64]int // by member and key
+	asked  []map[uint64]int // by member and key, of late
+	sum    []int            // of these, of blobs
+	copies []map[uint64]bool
 	served []int
 	owned  []int // what each would have served if nobody else had served blobs that it owns
 	away   int   // blobs served by who does not own them
 	random *rand.Rand
 }
 
-// routerHot is what a router takes for hot. It counts questions of one second as one, which a model without time cannot.
-const routerHot = 2
-
-func newModel(n, hot int) *modelled {
-	m := &modelled{place: map[string]int{}, hot: hot, served: make([]int, n), owned: make([]int, n), random: rand.New(rand.NewPCG(6, 7))}
+func newModel(n int) *modelled {
+	m := &modelled{place: map[string]int{}, sum: make([]int, n), served: make([]int, n), owned: make([]int, n), random: rand.New(rand.NewPCG(6, 7))}
 	all := make([]cluster.Member, n)
 	for i := range all {
 		all[i] = cluster.Member{Name: fmt.Sprint("m", i), Weight: 1, State: cluster.Ready}
 		m.place[all[i].Name] = i
-		m.asked = append(m.asked, map[uint64]int{})
+		m.asked, m.copies = append(m.asked, map[uint64]int{}), append(m.copies, map[uint64]bool{})
 	}
 	m.ring = cluster.NewRing(all)
 	return m
@@ -40,12 +38,12 @@ func newModel(n, hot int) *modelled {
 // ask asks any member, as behind a balancer: it serves what it owns or has, else has the owner serve it.
 func (m *modelled) ask(a ask) {
 	key, at := keyOf(a), m.random.IntN(len(m.served))
-	owner, needed := m.place[m.ring.Owners(key, 1)[0].Name], m.hot
+	owner := m.place[m.ring.Owners(key, 1)[0].Name]
 	if a.kind == cache.KindManifest {
-		key, needed = xxhash.Sum64String(a.repo+":"+a.name), 1 // who has served one keeps that one in memory
+		key = xxhash.Sum64String(a.repo + ":" + a.name)
 	}
-	switch had := m.asked[at][key]; {
-	case at == owner, had >= needed:
+	switch {
+	case at == owner, m.copies[at][key]:
 		m.served[at]++
 		if at != owner && a.kind == cache.KindBlob {
 			m.away++
@@ -54,9 +52,33 @@ func (m *modelled) ask(a ask) {
 		}
 		m.owned[at]++
 	default:
-		m.asked[at][key]++
 		m.served[owner]++
 		m.owned[owner]++
+		m.note(at, key, a.kind)
+	}
+}
+
+// mostAsked is after how many questions a member halves its counts.
+const mostAsked = 1 << 11
+
+// note counts a question to an owner, as a router does: what is hot is kept by who asked. Who has served a manifest keeps
+// that one in memory.
+func (m *modelled) note(at int, key uint64, kind cache.Kind) {
+	if kind == cache.KindManifest {
+		m.copies[at][key] = true
+		return
+	}
+	m.asked[at][key]++
+	if m.sum[at]++; m.asked[at][key] >= cluster.HotAfter(len(m.served), m.sum[at]) {
+		m.copies[at][key] = true
+	}
+	if m.sum[at] >= mostAsked {
+		m.sum[at] /= 2
+		for k, n := range m.asked[at] {
+			if m.asked[at][k] = n / 2; n < 2 {
+				delete(m.asked[at], k)
+			}
+		}
 	}
 }
 
@@ -76,7 +98,7 @@ func (m *modelled) excess() float64 {
 // model asks fifty members for a trace by the router's rules for owners and hot copies: a machine has not room for fifty.
 func model(r *report, name string, trace []ask) {
 	const n = 50
-	m := newModel(n, routerHot)
+	m := newModel(n)
 	for _, a := range trace {
 		m.ask(a)
 	}
