@@ -175,47 +175,6 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	return a, err
 }
 
-// Lied notes that what a member has sent turned out to be something else.
-func (r *Router) Lied(ref cache.Ref, member string) {
-	if v := r.View(); v != nil {
-		if m, there := v.Members[member]; there {
-			r.Remotes.to(m).temper.lied(time.Now())
-			r.log().Warn("another member has sent something else", zap.String("member", member), zap.Stringer("ref", ref))
-		}
-	}
-}
-
-// outage says that nobody can reach a registry: each has tried as often as it does, and who asked need not begin anew.
-func outage(registry string, err error) error {
-	if already := (*cache.OutageError)(nil); errors.As(err, &already) {
-		return err
-	}
-	return &cache.OutageError{Registry: registry, Until: time.Now(), Why: err.Error()}
-}
-
-// doubted asks the members for a blob that one of them has sent other bytes of, where the registry cannot be reached: each
-// time another one, for who did is not known. err is what the registry said. A manifest is doubted for one answer only.
-func (r *Router) doubted(ctx context.Context, v *View, order []Member, q question, err error) (cache.Answer, error) {
-	for i := range order {
-		m := order[(i+q.doubts)%len(order)]
-		if m.Name == v.Self {
-			continue
-		}
-		if a, e := r.askHeld(ctx, m, q); e == nil {
-			return a, nil
-		}
-	}
-	return cache.Answer{}, err
-}
-
-// cutOff reports whether a member says that it cannot reach the registry: another one may, and its clients need not go
-// without because of that. Where the registry is down, each member finds out for itself, and then leaves it alone for a
-// while, as it does without others.
-func cutOff(err error) bool {
-	return errors.Is(err, cache.ErrUnavailable) && !errors.Is(err, errMember) &&
-		!errors.Is(err, cache.ErrOffline) && !errors.Is(err, cache.ErrLooped)
-}
-
 // own answers as the owner of a thing does: from the registry, unless a member has it that owned it before, or would
 // own it if this one were not there.
 func (r *Router) own(ctx context.Context, v *View, order []Member, q question) (cache.Answer, error) {
@@ -243,65 +202,6 @@ func (r *Router) askHeld(ctx context.Context, m Member, q question) (cache.Answe
 		r.count.held.Add(1)
 	}
 	return a, err
-}
-
-// forCaller answers one whose own login counts. The login goes to no other member: where one of them holds the content,
-// the registry is asked by this one whether the caller may have it, and that is all it is asked for.
-func (r *Router) forCaller(ctx context.Context, v *View, q question) (cache.Answer, error) {
-	if q.resolve || q.ref.Mutable() || q.doubts > 0 {
-		return r.hub(ctx, q)
-	}
-	left := former
-	for _, m := range v.Ring.Owners(KeyOf(q.ref), owners+former) {
-		if m.Name == v.Self || left == 0 {
-			continue
-		}
-		left--
-		vouched := q
-		vouched.vouched = true
-		a, err := r.askHeld(ctx, m, vouched)
-		if err != nil {
-			continue
-		}
-		if _, err := r.Next.Resolve(ctx, q.ref, cache.Whole); err != nil {
-			return cache.Answer{}, errors.Join(err, a.Body.Close())
-		}
-		return a, nil
-	}
-	return r.hub(ctx, q)
-}
-
-// spill asks the next member for a blob whose owner has more than its share to do. That one is asked all the same where
-// the next does not hold it.
-func (r *Router) spill(ctx context.Context, v *View, order []Member, q question) (a cache.Answer, ok bool) {
-	if q.ref.Kind != cache.KindBlob || q.resolve || q.doubts > 0 || len(order) < 2 || order[0].Name == v.Self || order[1].Name == v.Self {
-		return a, false
-	}
-	limit := r.limit(v)
-	if r.loadOf(order[0]) < limit || r.loadOf(order[1]) >= limit {
-		return a, false
-	}
-	a, err := r.askHeld(ctx, order[1], q)
-	if err == nil {
-		r.count.spilt.Add(1)
-	}
-	return a, err == nil
-}
-
-func (r *Router) loadOf(m Member) int64 { return r.Remotes.to(m).load.now(time.Now()) }
-
-// limit is how many requests in flight a member may have before others are asked in its place.
-func (r *Router) limit(v *View) (n int64) {
-	var sum int64
-	if t := r.Remotes.Traffic; t != nil {
-		sum = t.Busy.Load()
-	}
-	for _, m := range v.Ring.members {
-		if m.Name != v.Self {
-			sum += r.loadOf(m)
-		}
-	}
-	return limitOf(sum, len(v.Ring.members))
 }
 
 func (r *Router) hub(ctx context.Context, q question) (cache.Answer, error) {

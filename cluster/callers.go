@@ -1,0 +1,34 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// forCaller answers one whose own login counts. The login goes to no other member: where one of them holds the content,
+// the registry is asked by this one whether the caller may have it, and that is all it is asked for.
+func (r *Router) forCaller(ctx context.Context, v *View, q question) (cache.Answer, error) {
+	if q.resolve || q.ref.Mutable() || q.doubts > 0 {
+		return r.hub(ctx, q)
+	}
+	left := former
+	for _, m := range v.Ring.Owners(KeyOf(q.ref), owners+former) {
+		if m.Name == v.Self || left == 0 {
+			continue
+		}
+		left--
+		vouched := q
+		vouched.vouched = true
+		a, err := r.askHeld(ctx, m, vouched)
+		if err != nil {
+			continue
+		}
+		if _, err := r.Next.Resolve(ctx, q.ref, cache.Whole); err != nil {
+			return cache.Answer{}, errors.Join(err, a.Body.Close())
+		}
+		return a, nil
+	}
+	return r.hub(ctx, q)
+}
