@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,19 +123,19 @@ func TestPapersAnew(t *testing.T) {
 		dir := t.TempDir()
 		p := newOffice(t).papers(dir, forBoth, "a")
 		id := given(t, "a", p)
-		complaints := 0
-		go id.FollowPapers(t.Context(), p, func(error) { complaints++ })
+		var complaints atomic.Int64
+		go id.FollowPapers(t.Context(), p, func(error) { complaints.Add(1) })
 		before := id.Client("b").RootCAs
 		if err := os.WriteFile(p.Cert, []byte("half of it"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		if complaints != 1 || !id.Client("b").RootCAs.Equal(before) {
-			t.Errorf("%d complaints", complaints)
+		if complaints.Load() != 1 || !id.Client("b").RootCAs.Equal(before) {
+			t.Errorf("%d complaints", complaints.Load())
 		}
 		newOffice(t).papers(dir, forBoth, "a")
 		time.Sleep(time.Minute)
-		if complaints != 1 || id.Client("b").RootCAs.Equal(before) {
+		if complaints.Load() != 1 || id.Client("b").RootCAs.Equal(before) {
 			t.Error("the new ones are not taken")
 		}
 	})
