@@ -59,7 +59,7 @@ func TestEventsReachAll(t *testing.T) {
 				f.net.Lose(0.05)
 				for _, from := range []string{"m1", "m2"} {
 					f.all[from].Tell(purge("from/" + from))
-					f.until("all others have heard "+from, 3*time.Second, func() bool {
+					f.until("all others have heard "+from, exchanged, func() bool { // mostly within a second: see there
 						for name := range f.all {
 							if name != from && e.of(name, "from/"+from) == 0 {
 								return false
