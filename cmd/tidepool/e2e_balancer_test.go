@@ -40,6 +40,7 @@ func balance(t *testing.T, members ...*tidepool) string {
 // TestBalancer has clients pull through a load balancer while one of its three members is killed, comes back, and is
 // stopped in good order: what fails is at most what was under way at the one that was killed.
 func TestBalancer(t *testing.T) {
+	t.Parallel()
 	needs(t, "nginx")
 	needsRoot(t)
 	o := origintest.New()

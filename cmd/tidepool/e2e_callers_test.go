@@ -182,6 +182,7 @@ func (g *guests) containerdAs(t *testing.T) []wayIn {
 // Two accounts at a real registry, by real clients: who may have an image gets it, by every way in that a login has; who
 // may not gets nothing, whatever is held; and each byte leaves the registry once.
 func TestLoginsOfClients(t *testing.T) {
+	t.Parallel()
 	g := newGuests(t)
 	ways := []wayIn{g.skopeoAs(t), g.podmanAs(t), g.craneAs(t)}
 	ways = append(ways, g.containerdAs(t)...)

@@ -53,6 +53,7 @@ func herd(n int, name string) error {
 // TestChainOfProxies puts proxies behind each other: what tidepool asks, it asks once for a whole herd; what is held is
 // served without what is behind; and errors mean at the front what they mean at the end.
 func TestChainOfProxies(t *testing.T) {
+	t.Parallel()
 	front := func(url string) string { return serve(t, "--upstream", "docker.io="+url).addr }
 	for name, chain := range map[string]func(end string) (head string){
 		twice:                              func(end string) string { return front("http://" + mirror(t, end).addr) },
@@ -124,6 +125,7 @@ func refusal(t *testing.T, url string) (status int, code string) {
 // TestLoopThroughAStranger closes a circle through a proxy that does not tell where a request has been: nobody waits for
 // ever, and the circle is not run through again and again.
 func TestLoopThroughAStranger(t *testing.T) {
+	t.Parallel()
 	addr := address(t)
 	pool := serve(t, "--upstream", "docker.io=http://"+addr)
 	between := mirrorAt(t, addr, "http://"+pool.addr) // it asks who is there before it starts

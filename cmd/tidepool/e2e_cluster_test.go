@@ -87,6 +87,7 @@ func ready(p *tidepool) (n int) {
 // TestCluster has a herd pull through every one of three members, from a real registry, with real clients: each byte
 // crosses the uplink once. Then a member joins, which costs nothing, and the registry goes, which nobody notices.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	hub := open(t, t.TempDir(), false)
 	k := &kitchen{t: t, repo: "library/shared", seed: 91 << 32}
 	var images []*image

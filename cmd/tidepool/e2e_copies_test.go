@@ -76,6 +76,7 @@ func given(t *testing.T, p *tidepool) (n uint64) {
 // TestClusterCopies: with two copies of everything a member may die without warning, and with one a member may leave in
 // good order: nothing is fetched again for that.
 func TestClusterCopies(t *testing.T) {
+	t.Parallel()
 	needs(t)
 	t.Run("replicas", func(t *testing.T) {
 		t.Parallel()

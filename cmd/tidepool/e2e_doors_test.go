@@ -188,6 +188,7 @@ func exists(name string) bool {
 // Nodes and service accounts at a real registry, by real clients over TLS: what stands in for a login brings what that
 // login may have and nothing else, and who shows nothing is told what would help.
 func TestNodesOfClients(t *testing.T) {
+	t.Parallel()
 	g := newGate(t)
 	access, door := g.config()
 	at := guestsBy(t, access, door)

@@ -82,6 +82,7 @@ func accounts(t *testing.T, p *tidepool) string {
 
 // TestClusterLimits: one member is refused, and the others ask for nothing that counts.
 func TestClusterLimits(t *testing.T) {
+	t.Parallel()
 	g := gatherAt(t, "")
 	const allowed, repos = 4, 14
 	for i := range repos { // some of them for each member to ask for
@@ -123,6 +124,7 @@ func TestClusterLimits(t *testing.T) {
 
 // TestClusterTagMoves: once one member knows that a tag has moved, none gives what it was.
 func TestClusterTagMoves(t *testing.T) {
+	t.Parallel()
 	g := gatherAt(t, "tags: [{match: '**', fresh: 1s, grace: 1h}]\n")
 	for i := range 4 {
 		repo := fmt.Sprintf("library/moves%d", i)
@@ -148,6 +150,7 @@ func TestClusterTagMoves(t *testing.T) {
 
 // TestClusterPurge: what one member forgets all do, one that was away included; and what is unpinned is unpinned everywhere.
 func TestClusterPurge(t *testing.T) {
+	t.Parallel()
 	g := gatherAt(t, "")
 	entries := func(p *tidepool) int { return state[upstreamsDoc](t, p, "/api/v1/status").Disk.Entries }
 	gone := func() bool {

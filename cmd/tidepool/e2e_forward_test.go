@@ -100,6 +100,7 @@ func read(t *testing.T, name string) string {
 // Clients that have tidepool for their proxy pull private images with the login that they have for the registry itself:
 // who may have them gets them, who may not does not, whatever is held by then.
 func TestProxyOfClients(t *testing.T) {
+	t.Parallel()
 	g := guestsBy(t, "access: caller", "door: {forward_proxy: true}\n")
 	for _, w := range g.proxies(t) {
 		t.Run(w.name, func(t *testing.T) {

@@ -37,6 +37,7 @@ type hubRow struct {
 // TestHubs pulls from each registry of the table by `skopeo copy` through one tidepool: cold, warm, with the login
 // renewed in the middle of a blob, and with the login revoked. It prints what came of it.
 func TestHubs(t *testing.T) {
+	t.Parallel()
 	needs(t, "docker-registry", "skopeo")
 	land := newLand(t)
 	rows := land.rows()

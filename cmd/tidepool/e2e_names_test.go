@@ -14,6 +14,7 @@ import (
 // TestNamesByRealClients has clients pull an image by the name that it had, and list and pull what is inside, with Debian's
 // registry as what is inside and as what is outside, whose access logs tell what reached them.
 func TestNamesByRealClients(t *testing.T) {
+	t.Parallel()
 	needs(t, "docker-registry", "skopeo", "podman")
 	inside, outside := open(t, t.TempDir(), false), open(t, t.TempDir(), false)
 	pool := serve(t, "--config", mustWrite(t, filepath.Join(t.TempDir(), "config.yaml"), fmt.Sprintf(`

@@ -74,6 +74,7 @@ func (s *scene) catalogue(t *testing.T, name string, seed uint64) []*image {
 // TestRealClients has each client pull images cold, warm, and with the registries stopped, and the registries' access
 // logs tell what reached them. What one client pulled is there for the next.
 func TestRealClients(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	k := &kitchen{t: t, repo: "library/shared", seed: 1}
 	big := k.oci(own(), types.OCILayer, 1, 256<<20)

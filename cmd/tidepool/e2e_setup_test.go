@@ -11,6 +11,7 @@ import (
 // TestSetupIsUnderstood has clients pull by the files that setup writes: the hub that they ask for is not there but
 // through tidepool.
 func TestSetupIsUnderstood(t *testing.T) {
+	t.Parallel()
 	needs(t, "dockerd", "docker", "containerd", "ctr", "skopeo")
 	needsRoot(t)
 	o := origintest.New()

@@ -2,13 +2,15 @@
 // processes of their own, on loopback.
 //
 // Its rule: a test that needs a program which this machine does not have says so and is skipped; where
-// TIDEPOOL_E2E=required it fails instead.
+// TIDEPOOL_E2E=required it fails instead. Tests that wait for other programs more than they compute run beside each other;
+// those that measure time do not.
 package main_test
 
 import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -194,16 +197,31 @@ func try(env []string, name string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// address is a free loopback address. It is closed again at once, so that a program may be told to listen there, and
-// to come back there after it was stopped.
+// ports are given out one after the other, once each, from a place that no two runs share.
+var ports = func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(rand.Uint32N(1 << 16))
+	return &n
+}()
+
+// address is one of loopback that nobody listens at. It is below those that outgoing connections are from (32768 and up:
+// ip(7)), one of which could be there by the time that it is listened at.
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const lowest, highest = 10_000, 32_000
+	for range 100 {
+		at := fmt.Sprintf("127.0.0.1:%d", lowest+ports.Add(1)%(highest-lowest))
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			continue
+		}
+		packets, err := net.ListenPacket("udp", at) // members gossip by both
+		if e := l.Close(); err == nil && e == nil && packets.Close() == nil {
+			return at
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free on 127.0.0.1")
+	return ""
 }
 
 // answers reports whether a GET of url gives 200, or 401, with which a registry asks for a login.

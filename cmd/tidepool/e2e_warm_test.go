@@ -14,6 +14,7 @@ import (
 // TestWarmThenGone warms and pins images of a real registry, kills tidepool as soon as the command has ended, takes the
 // registry away and all that tidepool may lose, and starts again: real clients pull them.
 func TestWarmThenGone(t *testing.T) {
+	t.Parallel()
 	hub := open(t, t.TempDir(), false)
 	k := &kitchen{t: t, repo: "library/warm", seed: 71 << 32}
 	mine := k.oci(own(), types.OCILayer, 3, 300<<10)
