@@ -100,6 +100,7 @@ func follow(url string, want *origintest.Content, off, n int64) error {
 // one who reads the whole, and kills tidepool twice. All get the right bytes, the upstream sends next to none twice,
 // and tidepool's memory does not grow with the blob.
 func TestLargeBlob(t *testing.T) {
+	t.Parallel()
 	needs(t)
 	const followers, places, cuts = 50, 8, 20
 	const flat = 128 << 20 // bytes of memory: twice the memory tier's budget
@@ -181,6 +182,7 @@ func (p *process) peak(t *testing.T) int64 {
 // TestKilledAmongPulls kills tidepool in the middle of 50 pulls and starts it again: everything can be pulled, with
 // the right bytes, little is fetched twice, and nothing half-done is left on the disk.
 func TestKilledAmongPulls(t *testing.T) {
+	t.Parallel()
 	needs(t)
 	const pulls, images, layer = 50, 10, 16 << 20
 	o := origintest.New()

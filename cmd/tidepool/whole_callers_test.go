@@ -209,6 +209,7 @@ func (h *house) opens(when, user string) {
 // Who the hub would refuse gets nothing, in no way, and learns nothing from how it is refused: whether it is held or not,
 // whether it exists or not, whether the hub is there or not.
 func TestCallersAreKeptApart(t *testing.T) {
+	t.Parallel()
 	for name, hides := range map[string]bool{"says so": false, "hides": true} {
 		bubble(t, name, func(t *testing.T) { callers(t, hides).areKeptApart(hides) })
 	}

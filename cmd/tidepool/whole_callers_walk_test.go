@@ -28,6 +28,7 @@ const (
 // hub would not have given him a moment ago, nobody is refused what it would give him, and nobody who was granted
 // something is refused it while the hub is down.
 func TestCallersWalk(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(walks) {
 		bubble(t, fmt.Sprintf("seed %d", seed), func(t *testing.T) { newWalk(t, seed).run() })
 	}

@@ -175,6 +175,7 @@ func (d *doors) disguise(p *plan) {
 // What stands in for logins keeps callers apart as logins do, by every way in: what node a may have, node b gets nothing
 // of, nor who has a certificate or a token that nothing stands for.
 func TestStandInsAreKeptApart(t *testing.T) {
+	t.Parallel()
 	for name, hides := range map[string]bool{"says so": false, "hides": true} {
 		bubble(t, name, func(t *testing.T) {
 			d := newDoors(t)
@@ -190,6 +191,7 @@ func TestStandInsAreKeptApart(t *testing.T) {
 
 // What stands in for logins holds over random sequences too.
 func TestStandInsWalk(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(walks / 2) {
 		bubble(t, fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			d := newDoors(t)

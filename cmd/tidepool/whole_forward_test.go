@@ -308,6 +308,7 @@ func (u throughTunnels) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // All ways of asking, of all callers, in tunnels.
 func TestCallersInTunnelsAreKeptApart(t *testing.T) {
+	t.Parallel()
 	bubble(t, "HTTP/2", func(t *testing.T) {
 		callers(t, false, func(p *plan) {
 			p.flags = forwarding

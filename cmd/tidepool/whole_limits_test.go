@@ -85,6 +85,7 @@ func (w *town) visit(i int) {
 // An origin that bans an address for a minute after 100 requests of any kind in a minute never has to, and nobody
 // notices that it would.
 func TestNeverBanned(t *testing.T) {
+	t.Parallel()
 	bubble(t, "an hour", func(t *testing.T) {
 		o := origintest.New()
 		o.Ban(100, time.Minute, time.Minute)
@@ -116,6 +117,7 @@ func TestBannedOnce(t *testing.T) {
 // A thousand clients cost a HEAD for each tag every five minutes, and each manifest once; where the origin limits pulls
 // nobody notices.
 func TestTownOfPullers(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{-1, 10} {
 		bubble(t, fmt.Sprintf("limit %d", limit), func(t *testing.T) {
 			o := origintest.New()

@@ -82,6 +82,7 @@ func TestTagsMoveBetweenPages(t *testing.T) {
 
 // However many clients list, by whichever name and page, the registry is asked for its list once in a window.
 func TestOneListInAWindow(t *testing.T) {
+	t.Parallel()
 	bubble(t, "window", func(t *testing.T) {
 		o := origintest.New()
 		o.Behave(origintest.Manners{PageSize: 100})

@@ -10,6 +10,7 @@ import (
 
 // An uplink's budget is used and not exceeded, and slows nobody down who does not need it.
 func TestUplinkBudget(t *testing.T) {
+	t.Parallel()
 	bubble(t, "20 MB/s of 100", func(t *testing.T) {
 		const budget, seconds = 20_000_000, 8
 		o := origintest.New()

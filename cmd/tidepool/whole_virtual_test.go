@@ -47,6 +47,7 @@ func (c *circle) outside(t *testing.T, what string, want int) {
 
 // No name of the inside is asked for outside, whatever is asked, by whichever way, and however the inside is.
 func TestInsideNamesNeverLeave(t *testing.T) {
+	t.Parallel()
 	for _, state := range []string{"well", "empty", "down", "denying", "limiting", "loses it"} {
 		bubble(t, state, func(t *testing.T) {
 			c := encircle(t, "hold: 0s\n")

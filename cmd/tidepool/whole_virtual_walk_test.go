@@ -29,6 +29,7 @@ type walker struct {
 // A later member answers for a tag only after each before it has said that it does not have it, and has said nothing else
 // since; and when all is calm, the first that has it answers.
 func TestVirtualUpstreamWalk(t *testing.T) {
+	t.Parallel()
 	var pulls [3]int
 	errs := 0
 	for seed := range uint64(20) {

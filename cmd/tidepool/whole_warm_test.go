@@ -357,6 +357,7 @@ func (w *pool) pinned() (status int, list pinList) {
 
 // TestWarmRules: rules are carried out when they are due, within their hours, and pin what they mean.
 func TestWarmRules(t *testing.T) {
+	t.Parallel()
 	bubble(t, "every hour, newest two", func(t *testing.T) {
 		o := origintest.New()
 		for n, tag := range []string{"1.0.0", "1.1.0", "1.2.0"} {
