@@ -58,7 +58,6 @@ func (f *fire) besides(most int, what string, do func()) {
 // good order, while clients of the others pull: none of them fails, and no more is fetched again than what the dead
 // owned.
 func TestClusterUnderFire(t *testing.T) {
-	t.Parallel()
 	needs(t)
 	t.Parallel()
 	o := origintest.New()
@@ -94,7 +93,6 @@ func TestClusterUnderFire(t *testing.T) {
 
 // TestClusterStandsStill is row 62: a member that neither answers nor is known to be dead is passed over.
 func TestClusterStandsStill(t *testing.T) {
-	t.Parallel()
 	needs(t)
 	t.Parallel()
 	o := origintest.New()
@@ -116,7 +114,6 @@ func TestClusterStandsStill(t *testing.T) {
 
 // TestClusterSlowHub: a registry whose first byte takes two seconds is no dead member; nobody else asks it.
 func TestClusterSlowHub(t *testing.T) {
-	t.Parallel()
 	needs(t)
 	t.Parallel()
 	o := origintest.New()
@@ -136,7 +133,6 @@ func TestClusterSlowHub(t *testing.T) {
 
 // TestClusterThirdRestarts is row 67: two of six restart at once, while clients pull, and cost no herd.
 func TestClusterThirdRestarts(t *testing.T) {
-	t.Parallel()
 	needs(t)
 	t.Parallel()
 	o := origintest.New()
@@ -162,7 +158,6 @@ func TestClusterThirdRestarts(t *testing.T) {
 
 // TestClusterRotates is row 70: the secret is replaced by another, in three steps, while clients pull: nobody is dropped.
 func TestClusterRotates(t *testing.T) {
-	t.Parallel()
 	needs(t)
 	t.Parallel()
 	o := origintest.New()
