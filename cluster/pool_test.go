@@ -171,6 +171,9 @@ func (n *node) pull(ctx context.Context, w *world, ref cache.Ref) error {
 	if ref.Tag != "" {
 		d = w.tags[ref.Repo+":"+ref.Tag]
 	}
+	if ref.Kind == cache.KindReferrers {
+		d = w.lists[ref.Digest]
+	}
 	want := w.blobs[d]
 	w.mu.Unlock()
 	if !bytes.Equal(got.Bytes(), want) {

@@ -182,12 +182,12 @@ func (t *Taker) pin(ctx context.Context, body *json.Decoder, from string) (any, 
 		return struct{}{}, nil
 	}
 	for _, x := range p.Parts {
-		if x.Ref.Mutable() || t.Store.Holds(x.Digest) {
+		if t.Store.Holds(x.Digest) {
 			continue
 		}
 		done, err := t.turn(ctx, x.Size, true)
 		if err == nil {
-			err = t.fetch(ctx, x.Ref, from, false)
+			err = t.fetch(ctx, x.Content(), from, false)
 			done()
 		}
 		if err != nil {
