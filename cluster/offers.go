@@ -164,7 +164,7 @@ func (x *remote) exchangeJSON(ctx context.Context, method, path string, b []byte
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
-	res, err := x.client.Do(req)
+	res, err := x.do(req)
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
