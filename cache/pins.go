@@ -30,6 +30,15 @@ type Part struct {
 	AsOf time.Time // of a name: when the registry said so
 }
 
+// Content is what x keeps, by its digest: of a list, which is known by a name alone, as a blob.
+func (x Part) Content() Ref {
+	ref := x.Ref.At(x.Digest)
+	if ref.Kind != KindManifest {
+		ref.Kind = KindBlob
+	}
+	return ref
+}
+
 // Bytes is the size of all that p keeps.
 func (p Pin) Bytes() (n int64) {
 	for _, x := range p.Parts {
@@ -251,9 +260,8 @@ func (s *pins) swap(p Pin) (old Pin, was bool) {
 	for _, x := range p.Parts {
 		if x.Ref.Mutable() {
 			s.names[x.Ref] = append(s.names[x.Ref], x)
-		} else {
-			s.held[x.Ref]++
 		}
+		s.held[x.Content()]++
 	}
 	return old, was
 }
@@ -269,10 +277,11 @@ func (s *pins) forget(p Pin) {
 func (s *pins) drop(p Pin) {
 	delete(s.all, pinKey{p.Owner, p.Ref})
 	for _, x := range p.Parts {
+		content := x.Content()
+		if s.held[content]--; s.held[content] <= 0 {
+			delete(s.held, content)
+		}
 		if !x.Ref.Mutable() {
-			if s.held[x.Ref]--; s.held[x.Ref] <= 0 {
-				delete(s.held, x.Ref)
-			}
 			continue
 		}
 		rest := s.names[x.Ref]

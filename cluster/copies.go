@@ -20,10 +20,11 @@ type Copies struct {
 	Settle  time.Duration          // how long after a change nothing more must change before it is acted upon; 0: 30 s
 	Log     *zap.Logger            // nil: silence
 
-	once  sync.Once
-	fresh chan thing // landed just now
-	names chan named // learned just now
-	count copied
+	once   sync.Once
+	fresh  chan thing    // landed just now
+	names  chan named    // learned just now
+	missed chan struct{} // full where something that landed was not taken
+	count  copied
 }
 
 // Holder is the store of a member that offers others what it holds.
@@ -75,7 +76,9 @@ const (
 )
 
 func (c *Copies) prepare() {
-	c.once.Do(func() { c.fresh, c.names = make(chan thing, mostFresh), make(chan named, mostFresh) })
+	c.once.Do(func() {
+		c.fresh, c.names, c.missed = make(chan thing, mostFresh), make(chan named, mostFresh), make(chan struct{}, 1)
+	})
 }
 
 // Landed notes what has come to stay here. It returns at once.
@@ -89,6 +92,7 @@ func (c *Copies) Landed(ref cache.Ref, d cache.Desc, k cache.Keeping) {
 	case c.fresh <- c.thing(ref, d.Size):
 	default:
 		c.count.failed.Add(1)
+		poke(c.missed)
 	}
 }
 
@@ -139,9 +143,11 @@ func (c *Copies) writeBehind(ctx context.Context) {
 				continue
 			}
 			for _, m := range c.others(ref) {
-				if c.give(ctx, m, x, false) == nil {
-					c.count.behind.Add(1)
+				if c.give(ctx, m, x, false) != nil {
+					poke(c.missed)
+					continue
 				}
+				c.count.behind.Add(1)
 			}
 		}
 	}
@@ -203,8 +209,8 @@ func (c *Copies) tellNames(ctx context.Context) {
 	}
 }
 
-// spread tells names to those who are to keep them.
-func (c *Copies) spread(ctx context.Context, batch []named) {
+// spread tells names to those who are to keep them, and reports whether all have heard.
+func (c *Copies) spread(ctx context.Context, batch []named) (all bool) {
 	to := map[string]Member{}
 	lists := map[string][]named{}
 	for _, n := range batch {
@@ -216,13 +222,16 @@ func (c *Copies) spread(ctx context.Context, batch []named) {
 			to[m.Name], lists[m.Name] = m, append(lists[m.Name], n)
 		}
 	}
+	all = true
 	for name, list := range lists {
 		ctx, cancel := context.WithTimeout(ctx, headTime)
 		if err := c.Router.Remotes.to(to[name]).post(ctx, namesPath, list, &struct{}{}); err != nil {
 			c.log().Debug("names not told", zap.String("member", name), zap.Error(err))
+			all = false
 		}
 		cancel()
 	}
+	return all
 }
 
 func (c *Copies) log() *zap.Logger {

@@ -208,8 +208,11 @@ func TestPinsElsewhere(t *testing.T) {
 		c := newTownOf(t, w, 4, 2)
 		c.pullAll(c.nodes, refs)
 		n := c.nodes[0]
+		var lists []cache.Ref
 		for i := 0; i < len(refs); i += 3 {
-			n.pin(t, refs[i:i+3])
+			list := w.referrers(refs[i].At(w.tags[refs[i].Repo+":"+refs[i].Tag]))
+			n.pin(t, append(slices.Clone(refs[i:i+3]), list))
+			lists = append(lists, list)
 		}
 		time.Sleep(2 * time.Minute)
 		copies := func(nodes []*node) (sum int) {
@@ -229,7 +232,7 @@ func TestPinsElsewhere(t *testing.T) {
 		w.down = true
 		time.Sleep(time.Hour)
 		for _, one := range c.without(n) {
-			for _, ref := range refs {
+			for _, ref := range append(refs, lists...) {
 				if err := one.pull(t.Context(), w, ref); err != nil {
 					t.Error(err)
 				}
@@ -253,6 +256,9 @@ func (n *node) pin(t *testing.T, refs []cache.Ref) {
 		}
 		if ref.Mutable() {
 			p.Parts = append(p.Parts, cache.Part{Ref: ref, Desc: b.Desc, AsOf: b.AsOf})
+		}
+		if ref.Kind == cache.KindReferrers { // which has no name by its digest
+			continue
 		}
 		p.Parts = append(p.Parts, cache.Part{Ref: ref.At(b.Digest), Desc: b.Desc})
 	}

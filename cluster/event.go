@@ -18,7 +18,7 @@ type Event struct {
 	Ref     cache.Ref      // a manifest's name; of Purged without tag and digest, and of Dropped always: its repository
 	Digests []cache.Digest // of Moved what the tag is now, none: gone; of Dropped what is to go
 	AsOf    time.Time      // of Moved: when the registry said so
-	Of      string         // of Unpinned: whose pin; of Limited: which limit, in a word that means nothing to others
+	Of      string         // of Unpinned: whose pin, or of one member's own its copies' (see HeldFor); of Limited: which limit, in a word that means nothing to others
 	Body    []byte         // of Limited: what the way to the registries says to its likes
 }
 
@@ -167,7 +167,7 @@ func (e Event) check() error {
 		}
 		return e.Ref.Check()
 	case Unpinned:
-		if !isText(e.Of) {
+		if len(e.Of) > maxOwner || !isPrintable(e.Of) {
 			return errEvent
 		}
 		return e.Ref.Check()

@@ -139,6 +139,27 @@ func TestJournal(t *testing.T) {
 	})
 }
 
+// TestClockSetBack: a member whose clock was a year ahead and was set right is heard again, and hears.
+func TestClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := 0
+		s := talkers(func(context.Context, Event) { heard++ })
+		wrong := time.Now().AddDate(1, 0, 0)
+		own := Event{Kind: Purged, From: s.self, At: wrong, Ref: imageName("app", "")}
+		s.last = wrong
+		s.lasting.add(word{own, tells(t, own)}, wrong)
+		s.hear(t.Context(), tells(t, Event{Kind: Purged, From: "m1", At: time.Now(), Ref: own.Ref}), false)
+		if heard != 1 {
+			t.Error("what another says of the same is no news, until next year")
+		}
+		time.Sleep(time.Second)
+		s.tell(Event{Kind: Purged, Ref: own.Ref})
+		if at := s.lasting.words[own.subject()].At; !at.Equal(time.Now()) {
+			t.Errorf("it says something as of %s, at %s", at, time.Now())
+		}
+	})
+}
+
 // What one member knows is what another is told, within bounds.
 func TestStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

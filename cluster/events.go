@@ -79,7 +79,8 @@ func (m *Members) Tell(e Event) { m.events.tell(e) }
 func (s *events) tell(e Event) {
 	s.mu.Lock()
 	e.From = s.self
-	if e.At = time.Now().Round(0); !e.At.After(s.last) {
+	// A clock that was far ahead and was set right counts from now on: else nobody would hear us until it is there again.
+	if e.At = time.Now().Round(0); !e.At.After(s.last) && s.last.Sub(e.At) <= ahead {
 		e.At = s.last.Add(1)
 	}
 	raw, err := e.encode()

@@ -25,6 +25,7 @@ type heard struct {
 type counts struct {
 	conflicts, rejoins, refused, streams atomic.Uint64
 	lastStream                           atomic.Int64 // when, in nanoseconds since 1970
+	inVain                               atomic.Int64 // since when nobody answers who was to be joined, likewise; 0: somebody does
 }
 
 // Stats are plain counts, for metrics.

@@ -35,7 +35,7 @@ func (j *journal) news(e Event, now time.Time) bool {
 	if now.Sub(e.At) >= j.life {
 		return false
 	}
-	if w, ok := j.words[e.subject()]; ok {
+	if w, ok := j.words[e.subject()]; ok && w.At.Sub(now) <= ahead { // else our own clock was wrong then
 		return e.after(w.Event)
 	}
 	return e.At.After(j.floor)

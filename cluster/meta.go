@@ -128,12 +128,15 @@ func isHostPort(s string) bool {
 	return host != ""
 }
 
-// isText keeps out what would garble a terminal or a log.
-func isText(s string) bool {
+// isText keeps to what people read.
+func isText(s string) bool { return len(s) <= maxText && isPrintable(s) }
+
+// isPrintable keeps out what would garble a terminal or a log.
+func isPrintable(s string) bool {
 	for _, r := range s {
 		if r < ' ' || r == 0x7f || r == utf8.RuneError {
 			return false
 		}
 	}
-	return len(s) <= maxText
+	return true
 }

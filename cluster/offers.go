@@ -57,8 +57,17 @@ func thingOf(ref cache.Ref, size int64) thing {
 	return x
 }
 
-// ref reads what x is; unless it has a tag, by digest.
-func (x thing) ref() (ref cache.Ref, err error) {
+// ref reads what x is: a blob or a manifest; unless it has a tag, by digest.
+func (x thing) ref() (cache.Ref, error) {
+	ref, err := x.read()
+	if err == nil && ref.Kind != cache.KindBlob && ref.Kind != cache.KindManifest {
+		err = errQuestion
+	}
+	return ref, err
+}
+
+// read reads what x is, whatever its kind.
+func (x thing) read() (ref cache.Ref, err error) {
 	ref = cache.Ref{Registry: x.Registry, Repo: x.Repo, Tag: x.Tag}
 	if ref.Kind, err = cache.ParseKind(x.Kind); err != nil {
 		return ref, err
@@ -66,7 +75,7 @@ func (x thing) ref() (ref cache.Ref, err error) {
 	if ref.Digest, err = digest(x.Digest); err != nil {
 		return ref, err
 	}
-	if x.Size < 0 || ref.Kind != cache.KindBlob && ref.Kind != cache.KindManifest {
+	if x.Size < 0 {
 		return ref, errQuestion
 	}
 	return ref, ref.Check()
@@ -125,7 +134,7 @@ func (doc pinned) pin() (p cache.Pin, err error) {
 	}
 	for _, x := range doc.Parts {
 		y := cache.Part{AsOf: x.AsOf, Desc: cache.Desc{MediaType: plain(x.Type), Size: x.Size}}
-		if y.Ref, err = x.ref(); err != nil {
+		if y.Ref, err = x.read(); err != nil {
 			return p, err
 		}
 		if y.Digest = y.Ref.Digest; y.Ref.Mutable() {
@@ -155,7 +164,7 @@ func (x *remote) exchangeJSON(ctx context.Context, method, path string, b []byte
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
-	res, err := x.client.Do(req)
+	res, err := x.do(req)
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}

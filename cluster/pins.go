@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"time"
 
@@ -63,6 +64,7 @@ func HeldFor(member, owner string) string { return heldFor + member + "/" + owne
 // givePins has pins be kept by as many members as are to: those made here, and those whose member is gone. given says
 // which ones were given, or could not be, and until when that will do.
 func (c *Copies) givePins(ctx context.Context, v *View, given map[string]time.Time) (taken int) {
+	maps.DeleteFunc(given, func(_ string, until time.Time) bool { return !time.Now().Before(until) })
 	for _, p := range c.Store.Pins() {
 		home, owner := homeOf(p, v.Self)
 		if _, there := v.Members[home]; home != v.Self && there || c.Router.alone(p.Ref) {
@@ -72,7 +74,7 @@ func (c *Copies) givePins(ctx context.Context, v *View, given map[string]time.Ti
 		doc.Owner = HeldFor(home, owner)
 		for _, m := range without(c.keepersOf(v, p.Ref, home), v.Self) {
 			key := m.Name + "\x00" + doc.Owner + "\x00" + p.Ref.String() + "\x00" + p.At.String()
-			if time.Now().Before(given[key]) {
+			if _, there := given[key]; there {
 				continue
 			}
 			sending, cancel := context.WithTimeout(ctx, mostTake+time.Duration(p.Bytes()/slowTake)*time.Second)

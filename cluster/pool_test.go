@@ -171,6 +171,9 @@ func (n *node) pull(ctx context.Context, w *world, ref cache.Ref) error {
 	if ref.Tag != "" {
 		d = w.tags[ref.Repo+":"+ref.Tag]
 	}
+	if ref.Kind == cache.KindReferrers {
+		d = w.lists[ref.Digest]
+	}
 	want := w.blobs[d]
 	w.mu.Unlock()
 	if !bytes.Equal(got.Bytes(), want) {
@@ -474,6 +477,7 @@ func TestRotationBreaksNoQuestion(t *testing.T) {
 				if err := n.who.Follow(secrets); err != nil {
 					t.Fatal(err)
 				}
+				c.allSay(t)
 			}
 		}
 		c.pullAll(c.nodes, refs)
@@ -484,4 +488,14 @@ func TestRotationBreaksNoQuestion(t *testing.T) {
 		}
 		time.Sleep(idleTime) // connections that were dialled, and then not needed, take five seconds to say goodbye
 	})
+}
+
+// allSay fails unless all members say to all others how they do.
+func (c *town) allSay(t *testing.T) {
+	t.Helper()
+	for _, n := range c.nodes {
+		if said := n.router.Remotes.Doing(t.Context(), n.view.Load()); len(said) != len(c.nodes)-1 {
+			t.Errorf("to %s only %d of the others say how they do", n.Name, len(said))
+		}
+	}
 }

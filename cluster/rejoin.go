@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -79,6 +80,10 @@ func (m *Members) rejoin(ctx context.Context, answered map[netip.AddrPort]time.T
 		calls.Go(func() { ok[i] = m.call(to) })
 	}
 	calls.Wait()
+	m.mu.Lock()
+	alone := len(m.others) == 0
+	m.mu.Unlock()
+	m.counts.called(alone && len(missing) > 0 && !slices.Contains(ok, true), time.Now())
 	for i, to := range missing {
 		if ok[i] {
 			answered[to] = time.Now()

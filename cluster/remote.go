@@ -167,12 +167,7 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 	if err != nil {
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
-	res, err := x.client.Do(req)
-	if err == nil && outdated(res) {
-		_ = res.Body.Close()
-		x.transport.CloseIdleConnections() // the others are as old
-		res, err = x.client.Do(req)
-	}
+	res, err := x.do(req)
 	if err != nil {
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
@@ -198,6 +193,22 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 	}
 	a.Body = newBody(ctx, res.Body, cancel, x)
 	return a, nil
+}
+
+// do sends a request, once more where that went by a connection that counts no longer.
+func (x *remote) do(req *http.Request) (*http.Response, error) {
+	res, err := x.client.Do(req)
+	if err != nil || !outdated(res) {
+		return res, err
+	}
+	_ = res.Body.Close()
+	x.transport.CloseIdleConnections() // the others are as old
+	if req.GetBody != nil {
+		if req.Body, err = req.GetBody(); err != nil {
+			return nil, err
+		}
+	}
+	return x.client.Do(req)
 }
 
 // outdated reports whether an answer is that to one who is not, or no longer, a member: its connection was made by a secret

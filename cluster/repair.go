@@ -17,7 +17,7 @@ const chunk = 50_000
 // tend repairs after each change of the ring, and once in a while, until ctx ends.
 func (c *Copies) tend(ctx context.Context) {
 	var done *View
-	again := time.NewTimer(roundEvery)
+	again, soon := time.NewTimer(roundEvery), false
 	defer again.Stop()
 	for ctx.Err() == nil {
 		changed := c.changed()
@@ -28,13 +28,18 @@ func (c *Copies) tend(ctx context.Context) {
 			}
 			done = v
 			again.Reset(roundEvery)
-			if !c.round(ctx, v) {
+			if soon = !c.round(ctx, v); soon {
 				again.Reset(againAfter)
 			}
 			continue
 		}
 		select {
 		case <-changed:
+		case <-c.missed:
+			if !soon { // else what is missed without a pause would put it off for ever
+				again.Reset(againAfter)
+				soon = true
+			}
 		case <-again.C:
 			done = nil
 		case <-ctx.Done():
@@ -72,7 +77,7 @@ func (c *Copies) quiet(ctx context.Context, v *View) bool {
 // all was taken.
 func (c *Copies) round(ctx context.Context, v *View) bool {
 	c.count.rounds.Add(1)
-	whole := c.giveNames(ctx, v)
+	whole := c.giveNames(ctx)
 	for skip, more := 0, true; more; skip += chunk {
 		var things []cache.Thing
 		things, more = c.Store.Inventory(skip, chunk)
@@ -177,12 +182,13 @@ func (c *Copies) offerTo(ctx context.Context, m Member, list []cache.Thing, hurr
 	return sum
 }
 
-// giveNames tells those who are to keep names by v what is known of them, and reports whether all was told.
-func (c *Copies) giveNames(ctx context.Context, v *View) bool {
+// giveNames tells those who are to keep names what is known of them, and reports whether all have heard.
+func (c *Copies) giveNames(ctx context.Context) (all bool) {
 	var batch []named
+	all = true
 	tell := func() {
-		if len(batch) > 0 && ctx.Err() == nil {
-			c.spread(ctx, batch)
+		if len(batch) > 0 && ctx.Err() == nil && !c.spread(ctx, batch) {
+			all = false
 		}
 		batch = batch[:0]
 	}
@@ -192,7 +198,7 @@ func (c *Copies) giveNames(ctx context.Context, v *View) bool {
 		}
 	})
 	tell()
-	return ctx.Err() == nil
+	return all && ctx.Err() == nil
 }
 
 // HandOver gives away what only this member holds, most recently used first, before it leaves, until ctx ends. The ring
@@ -202,7 +208,7 @@ func (c *Copies) HandOver(ctx context.Context) (taken int, all bool) {
 	if v == nil || len(v.Ring.members) == 0 || isAmong(v.Ring.members, v.Self) {
 		return 0, true
 	}
-	all = c.giveNames(ctx, v)
+	all = c.giveNames(ctx)
 	taken = c.givePins(ctx, v, map[string]time.Time{})
 	for skip, more := 0, true; more; skip += chunk {
 		var things []cache.Thing

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,10 +29,17 @@ func TestStrangersNeverJoin(t *testing.T) {
 			inField(t, func(t *testing.T, f *field) {
 				f.joinAll(3, inside)
 				before := f.all["m1"].View()
-				f.join("m4", 4, change, func(o *cluster.Options) { o.Rejoin = 100 * time.Millisecond }).SetState(cluster.Ready)
+				stranger := f.join("m4", 4, change, func(o *cluster.Options) { o.Rejoin = 100 * time.Millisecond })
+				stranger.SetState(cluster.Ready)
 				time.Sleep(20 * time.Minute) // ten thousand tries and more
 				if f.all["m1"].View() != before {
 					t.Errorf("it is in: %s", f)
+				}
+				if lone := what != "elsewhere"; lone != (stranger.Trouble() != nil && strings.Contains(stranger.Trouble().Error(), "the same secret")) {
+					t.Errorf("its trouble: %v", stranger.Trouble())
+				}
+				if err := f.all["m1"].Trouble(); err != nil {
+					t.Errorf("a member's trouble: %v", err)
 				}
 				tries := f.all["m1"].Stats().Refused
 				t.Logf("%d were counted", tries)

@@ -53,7 +53,7 @@ func (t *Taker) serve(w http.ResponseWriter, r *http.Request, from string) bool 
 	if r.Method != http.MethodPost {
 		return false
 	}
-	t.once.Do(func() { t.slots = make(chan struct{}, takes) })
+	t.once.Do(func() { t.slots, t.pace.line = make(chan struct{}, takes), make(chan struct{}, 1) })
 	line := http.NewResponseController(w)
 	_ = line.SetReadDeadline(time.Now().Add(headTime))
 	body := http.MaxBytesReader(w, r.Body, mostOffer)
@@ -182,12 +182,12 @@ func (t *Taker) pin(ctx context.Context, body *json.Decoder, from string) (any, 
 		return struct{}{}, nil
 	}
 	for _, x := range p.Parts {
-		if x.Ref.Mutable() || t.Store.Holds(x.Digest) {
+		if t.Store.Holds(x.Digest) {
 			continue
 		}
 		done, err := t.turn(ctx, x.Size, true)
 		if err == nil {
-			err = t.fetch(ctx, x.Ref, from, false)
+			err = t.fetch(ctx, x.Content(), from, false)
 			done()
 		}
 		if err != nil {
@@ -214,10 +214,10 @@ func (t *Taker) log() *zap.Logger {
 	return t.Log
 }
 
-// pace spreads bytes over time.
+// pace spreads bytes over time. Who waits stands in line, so that one who gives up has taken no time from the others.
 type pace struct {
-	mu   sync.Mutex
-	next time.Time // when the next may begin
+	line chan struct{} // full while somebody is at its head; guards next
+	next time.Time     // when the next may begin
 }
 
 // wait waits until n bytes may go at rate bytes a second.
@@ -225,15 +225,17 @@ func (p *pace) wait(ctx context.Context, n, rate int64) error {
 	if rate <= 0 {
 		return ctx.Err()
 	}
-	p.mu.Lock()
-	now := time.Now()
-	begin := p.next
-	if begin.Before(now) {
-		begin = now
+	select {
+	case p.line <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	p.next = begin.Add(time.Duration(float64(max(n, 0)) / float64(rate) * float64(time.Second)))
-	p.mu.Unlock()
-	return rest(ctx, begin.Sub(now))
+	defer func() { <-p.line }()
+	if err := rest(ctx, time.Until(p.next)); err != nil {
+		return err
+	}
+	p.next = time.Now().Add(time.Duration(float64(max(n, 0)) / float64(rate) * float64(time.Second)))
+	return nil
 }
 
 // rest waits for d, or until ctx ends.

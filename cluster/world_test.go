@@ -17,7 +17,8 @@ type world struct {
 	mu    sync.Mutex
 	blobs map[cache.Digest][]byte
 	tags  map[string]cache.Digest
-	gets  map[string]int // by ref
+	lists map[cache.Digest]cache.Digest // of referrers, by what they refer to
+	gets  map[string]int                // by ref
 	heads map[string]int
 	slow  time.Duration // until its first byte
 	pace  time.Duration // of each 64 KiB
@@ -25,7 +26,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{blobs: map[cache.Digest][]byte{}, tags: map[string]cache.Digest{}, gets: map[string]int{}, heads: map[string]int{}}
+	return &world{blobs: map[cache.Digest][]byte{}, tags: map[string]cache.Digest{}, lists: map[cache.Digest]cache.Digest{}, gets: map[string]int{}, heads: map[string]int{}}
 }
 
 func (w *world) blob(n int, seed uint64) cache.Ref {
@@ -58,6 +59,16 @@ func (w *world) image(repo, tag string, layers ...cache.Ref) cache.Ref {
 	return cache.Ref{Registry: "docker.io", Repo: repo, Kind: cache.KindManifest, Tag: tag}
 }
 
+// referrers are a list that is never empty, of what refers to a manifest.
+func (w *world) referrers(of cache.Ref) cache.Ref {
+	doc := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"of":%q}}`, of.Digest)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := cache.Sum(doc)
+	w.blobs[d], w.lists[of.Digest] = doc, d
+	return cache.Ref{Registry: of.Registry, Repo: of.Repo, Kind: cache.KindReferrers, Digest: of.Digest}
+}
+
 func (w *world) find(ref cache.Ref, count map[string]int) (cache.Answer, []byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -65,6 +76,9 @@ func (w *world) find(ref cache.Ref, count map[string]int) (cache.Answer, []byte,
 	d := ref.Digest
 	if ref.Tag != "" {
 		d = w.tags[ref.Repo+":"+ref.Tag]
+	}
+	if ref.Kind == cache.KindReferrers {
+		d = w.lists[ref.Digest]
 	}
 	b, ok := w.blobs[d]
 	switch {
@@ -74,8 +88,11 @@ func (w *world) find(ref cache.Ref, count map[string]int) (cache.Answer, []byte,
 		return cache.Answer{}, nil, fmt.Errorf("%s: %w", ref, cache.ErrNotFound)
 	}
 	a := cache.Answer{Desc: cache.Desc{Digest: d, Size: int64(len(b))}}
-	if ref.Kind == cache.KindManifest {
+	switch ref.Kind {
+	case cache.KindManifest:
 		a.MediaType = "application/vnd.oci.image.manifest.v1+json"
+	case cache.KindReferrers:
+		a.MediaType = "application/vnd.oci.image.index.v1+json"
 	}
 	return a, b, nil
 }

@@ -106,17 +106,44 @@ func (c *clustering) heard(ctx context.Context, e cluster.Event) {
 	case cluster.Dropped:
 		c.hearing.gather(e)
 	case cluster.Unpinned:
-		if e.Of != byHand {
-			return // a rule of that member's own configuration
-		}
-		if n, err := unpinOlder(c.store, e.Ref, e.At); n > 0 || err != nil {
-			c.log.Info("unpinned, as another member was told to", zap.Stringer("image", e.Ref), zap.String("member", e.From), zap.Error(err))
-		}
+		c.heardUnpin(e)
 	case cluster.Limited:
 		if err := c.hearing.hubs.HearLimit(e.Body); err != nil {
 			c.log.Debug("passed over", zap.String("member", e.From), zap.Error(err))
 		}
 	}
+}
+
+// heardUnpin takes back what is pinned nowhere any more: by hand, or by a rule of another member, of which this one may
+// keep a copy.
+func (c *clustering) heardUnpin(e cluster.Event) {
+	if e.Of != byHand {
+		if cluster.OwnerOf(cache.Pin{Owner: e.Of}) == e.Of {
+			return // no copy: what this member pins it takes back itself
+		}
+		if ok, err := c.store.UnpinOlder(e.Of, e.Ref, e.At); ok || err != nil {
+			c.log.Info("a copy of a pin is unpinned, as the pin is", zap.Stringer("image", e.Ref), zap.String("member", e.From), zap.Error(err))
+		}
+		return
+	}
+	if n, err := unpinOlder(c.store, e.Ref, e.At); n > 0 || err != nil {
+		c.log.Info("unpinned, as another member was told to", zap.Stringer("image", e.Ref), zap.String("member", e.From), zap.Error(err))
+	}
+}
+
+// ruled is the store as rules have it: the members that keep copies of their pins hear what is pinned no longer.
+type ruled struct {
+	*cache.Cache
+	cluster *clustering
+}
+
+// Unpin takes a pin back, and the copies of it.
+func (s ruled) Unpin(owner string, ref cache.Ref) (bool, error) {
+	ok, err := s.Cache.Unpin(owner, ref)
+	if ok && err == nil && s.cluster != nil {
+		s.cluster.tell(cluster.Event{Kind: cluster.Unpinned, Ref: ref, Of: cluster.HeldFor(s.cluster.members.View().Self, owner)})
+	}
+	return ok, err
 }
 
 // unpinOlder takes back the pins of an image that were set by hand up to a time, whether here or at another member of which
@@ -140,7 +167,7 @@ func unpinOlder(store *cache.Cache, ref cache.Ref, at time.Time) (n int, err err
 // unpinnedSince reports whether a pin that another member offers was taken back since it was set.
 func unpinnedSince(store *cache.Cache) func(cache.Pin) bool {
 	return func(p cache.Pin) bool {
-		return cluster.OwnerOf(p) == byHand && !p.At.After(store.Unpinned(byHand, p.Ref))
+		return cluster.OwnerOf(p) == byHand && !p.At.After(store.Unpinned(byHand, p.Ref)) || !p.At.After(store.Unpinned(p.Owner, p.Ref))
 	}
 }
 

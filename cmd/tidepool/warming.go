@@ -31,7 +31,7 @@ func (r *running) warmUp(ctx context.Context) *warming {
 	w := &warming{store: r.store, cluster: r.cluster}
 	w.ends, r.cool = context.WithCancel(context.WithoutCancel(ctx))
 	known := names(r.cfg)
-	w.Store, w.Name, w.Places, w.Log = r.store, known.Image, r.cfg.Candidates(), r.log.Named("warm")
+	w.Store, w.Name, w.Places, w.Log = ruled{r.store, r.cluster}, known.Image, r.cfg.Candidates(), r.log.Named("warm")
 	r.warming.Go(func() { w.Keep(w.ends, r.cfg.Rules()) })
 	return w
 }
