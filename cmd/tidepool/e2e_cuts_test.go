@@ -13,7 +13,6 @@ import (
 // TestClusterInNetworks has members in network namespaces of their own lose packets, each other and their patience, while
 // clients pull: no request fails.
 func TestClusterInNetworks(t *testing.T) {
-	t.Parallel()
 	if !whole.InNetwork(t, "iptables", "nsenter") {
 		return
 	}

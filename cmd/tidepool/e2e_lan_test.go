@@ -325,9 +325,14 @@ func (f *fire) out(least, most int, longest time.Duration) {
 	}
 }
 
-// fetched is how many blobs the registry has sent.
-func (f *fire) fetched() int {
-	return f.o.Count(origintest.Blob, origintest.GET, origintest.Repo(f.repo))
+// fetched is how many blobs the registry has sent: one that was sent in two pieces is one.
+func (f *fire) fetched() (n int) {
+	for _, img := range f.images {
+		for _, b := range img.Blobs {
+			n += int((f.o.Sent(b.Digest).Total() + b.Size - 1) / b.Size)
+		}
+	}
+	return n
 }
 
 // stopped has a process stand still until it is let go on, as one whose machine hangs.

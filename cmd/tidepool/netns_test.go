@@ -128,7 +128,6 @@ func portOf(t *testing.T, url string) string {
 // Row 34. The registry's machine loses its power in the middle of a blob, and while connections to it lie idle: the rest
 // of the blob comes over a new connection, and no idle one is left that nobody answers at.
 func TestHalfOpenConnections(t *testing.T) {
-	t.Parallel()
 	if !inNetwork(t, "iptables") {
 		return
 	}
