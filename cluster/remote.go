@@ -230,8 +230,10 @@ type body struct {
 
 func newBody(ctx context.Context, rc io.ReadCloser, cancel context.CancelCauseFunc, x *remote) *body {
 	x.load.mine.Add(1)
+	alarm := time.AfterFunc(quiet, func() { cancel(errSilent) })
+	alarm.Stop() // until somebody reads: that he does not is no fault of the member's
 	return &body{
-		ReadCloser: rc, quiet: quiet, alarm: time.AfterFunc(quiet, func() { cancel(errSilent) }), ctx: ctx, cancel: cancel, member: x,
+		ReadCloser: rc, quiet: quiet, alarm: alarm, ctx: ctx, cancel: cancel, member: x,
 		done: sync.OnceFunc(func() { x.load.mine.Add(-1) }),
 	}
 }
