@@ -179,9 +179,8 @@ func (f *flight) fly() {
 	if !errors.Is(err, errIdle) && !errors.Is(err, ErrNoRoom) && !errors.Is(err, ErrClosed) {
 		f.c.log.Warn("download failed", zap.Stringer("ref", f.who.ref), zap.Int("readers", f.aboard()), zap.Error(err))
 	}
-	if errors.Is(err, ErrCorrupt) {
+	if errors.Is(err, ErrCorrupt) && !f.accuse() {
 		f.c.doubts.add(f.key)
-		f.accuse()
 	}
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNoRoom) {
 		f.part.discard()
@@ -195,23 +194,26 @@ func (f *flight) fly() {
 	f.unclaimed()
 }
 
-// accuse tells of who has sent something else, where that was one member alone.
-func (f *flight) accuse() {
+// accuse tells of who has sent something else, where that was one member alone, and reports whether somebody heard it.
+func (f *flight) accuse() bool {
 	f.mu.Lock()
 	senders := f.senders
 	f.mu.Unlock()
 	for member := range senders {
 		if len(senders) == 1 {
-			f.c.lied(f.who.ref, member)
+			return f.c.lied(f.who.ref.At(f.key.digest), member)
 		}
 	}
+	return false
 }
 
-// lied tells who wants to know that a member has sent something else.
-func (c *Cache) lied(ref Ref, member string) {
-	if member != "" && c.o.Lied != nil {
-		c.o.Lied(ref, member)
+// lied tells who wants to know that a member has sent something else, and reports whether anybody does.
+func (c *Cache) lied(ref Ref, member string) bool {
+	if member == "" || c.o.Lied == nil {
+		return false
 	}
+	c.o.Lied(ref, member)
+	return true
 }
 
 func (f *flight) aboard() int {

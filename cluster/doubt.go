@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,7 +15,7 @@ import (
 func (r *Router) Lied(ref cache.Ref, member string) {
 	if v := r.View(); v != nil {
 		if m, there := v.Members[member]; there {
-			r.Remotes.to(m).temper.lied(time.Now())
+			r.Remotes.to(m).temper.lied(ref.Digest, time.Now())
 			r.log().Warn("another member has sent something else", zap.String("member", member), zap.Stringer("ref", ref))
 		}
 	}
@@ -28,9 +29,15 @@ func outage(registry string, err error) error {
 	return &cache.OutageError{Registry: registry, Until: time.Now(), Why: err.Error()}
 }
 
+// accused reports whether any of order has sent something else in the place of d of late, and so is not asked for it.
+func (r *Router) accused(order []Member, d cache.Digest) bool {
+	return slices.ContainsFunc(order, func(m Member) bool { return r.Remotes.to(m).temper.liedAbout(d, time.Now()) })
+}
+
 // doubted asks the members for a blob that one of them has sent other bytes of, where the registry cannot be reached: each
 // time another one, for who did is not known. err is what the registry said. A manifest is doubted for one answer only.
 func (r *Router) doubted(ctx context.Context, v *View, order []Member, q question, err error) (cache.Answer, error) {
+	q.anyhow = true
 	for i := range order {
 		m := order[(i+q.doubts)%len(order)]
 		if m.Name == v.Self {

@@ -166,7 +166,7 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 		r.log().Debug("passed over", zap.String("member", m.Name), zap.Stringer("ref", q.ref), zap.Error(err))
 	}
 	a, err := r.own(ctx, v, order, q)
-	if q.doubts > 0 && q.ref.Kind == cache.KindBlob && cutOff(err) {
+	if q.ref.Kind == cache.KindBlob && cutOff(err) && (q.doubts > 0 || r.accused(order, q.ref.Digest)) {
 		return r.doubted(ctx, v, order, q, err)
 	}
 	if told != nil && cutOff(err) {
@@ -217,8 +217,12 @@ func (r *Router) hub(ctx context.Context, q question) (cache.Answer, error) {
 
 // ask asks a member. An error that is no errMember is its answer.
 func (r *Router) ask(ctx context.Context, m Member, q question) (cache.Answer, error) {
+	x := r.Remotes.to(m)
+	if !q.anyhow && x.temper.liedAbout(q.ref.Digest, time.Now()) {
+		return cache.Answer{}, fmt.Errorf("%w: %s has sent something else in its place", errMember, m.Name)
+	}
 	r.count.asked.Add(1)
-	a, err := r.Remotes.to(m).ask(ctx, q)
+	a, err := x.ask(ctx, q)
 	if errors.Is(err, cache.ErrClosed) {
 		err = fmt.Errorf("%w: %s is closing", errMember, m.Name)
 	}

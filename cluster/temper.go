@@ -3,16 +3,19 @@ package cluster
 import (
 	"sync"
 	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
 )
 
 // temper is what is known of how a member answers, and so how long it is waited for.
 type temper struct {
 	mu    sync.Mutex
-	usual time.Duration // until its first sign, smoothed; 0: not known
-	fails int           // in a row
-	until time.Time     // it is not asked before
-	lies  int           // answers of late that turned out to be something else
-	last  time.Time     // the last of them
+	usual time.Duration              // until its first sign, smoothed; 0: not known
+	fails int                        // in a row
+	until time.Time                  // it is not asked before
+	lies  int                        // answers of late that turned out to be something else
+	last  time.Time                  // the last of them
+	about map[cache.Digest]time.Time // what it was asked for when it did, and when
 }
 
 const (
@@ -27,6 +30,10 @@ const (
 	// One that has sent other bytes mostLies times, none of which reached anybody, is left alone for disgrace after each
 	// further time: a bit may flip once, and what it has is had from elsewhere. Nobody is called a liar for ever.
 	mostLies, disgrace, forgotten = 3, time.Minute, 10 * time.Minute
+	// doubted is how long it is not asked for the thing itself: what it holds may have rotted, and its scrub finds that.
+	doubted = time.Hour
+	// mostAbout bounds what is remembered of that.
+	mostAbout = 256
 )
 
 // asked reports whether the member may be asked now.
@@ -41,13 +48,25 @@ func (t *temper) disgraced(now time.Time) bool {
 }
 
 // lied notes that what it has sent turned out to be something else.
-func (t *temper) lied(now time.Time) {
+func (t *temper) lied(d cache.Digest, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now.Sub(t.last) > forgotten {
 		t.lies = 0
 	}
 	t.lies, t.last = t.lies+1, now
+	if t.about == nil || len(t.about) >= mostAbout {
+		t.about = map[cache.Digest]time.Time{}
+	}
+	t.about[d] = now
+}
+
+// liedAbout reports whether it has sent something else in the place of d of late.
+func (t *temper) liedAbout(d cache.Digest, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, did := t.about[d]
+	return did && now.Sub(at) < doubted
 }
 
 // silent reports whether the member was asked last in vain, or is not asked.

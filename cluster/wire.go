@@ -46,6 +46,7 @@ type question struct {
 	urgency cache.Urgency
 	doubts  int
 	resolve bool
+	anyhow  bool // a member that has sent something else in its place is asked, too; it goes to nobody
 	vouched bool // who asks has asked the registry in a caller's name, or will before anything of it goes out
 }
 
