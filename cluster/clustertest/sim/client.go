@@ -33,8 +33,9 @@ const (
 	// longWell is how long nobody waits where the hub is well and nothing changes: a member that stops in the midst of a
 	// body is given up after 20 seconds, and may be asked three times.
 	longWell = 90 * time.Second
-	// grace is how long a member may go on as if the hub were not well.
-	grace = mostRest + 5*time.Second
+	// grace is how long a member may go on as if the hub were not well: what it asked just before is given up, and then the
+	// hub is left alone for a while.
+	grace = giveUp + mostRest + 5*time.Second
 )
 
 // pull pulls an image by its tag: the manifest, and then all layers at once.
