@@ -16,10 +16,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/tidepool-oci/tidepool/bench/ground"
 )
@@ -39,43 +37,11 @@ type options struct {
 
 func main() {
 	o, err := parse(os.Args[1:])
+	b := ground.Bench{Name: "cluster", Dir: &o.dir, Binary: &o.binary, Build: true, Inside: o.inside}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "cluster:", err)
-		os.Exit(2)
+		b.Misused(err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := start(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "cluster:", err)
-		os.Exit(1)
-	}
-}
-
-// start builds tidepool where its modules can be fetched, and measures where nothing disturbs.
-func start(ctx context.Context, o options) (err error) {
-	if o.dir, err = os.MkdirTemp(o.dir, "cluster-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(o.dir)
-	if o.inside {
-		if err := ground.Furnish(); err != nil {
-			return err
-		}
-		return run(ctx, o)
-	}
-	args := slices.Clone(os.Args[1:])
-	if o.binary == "" {
-		if o.binary, err = ground.Build(ctx, o.dir); err != nil {
-			return err
-		}
-		args = append(args, "-tidepool", o.binary)
-	}
-	entered, err := ground.Enclose(ctx, append(args, "-inside"))
-	if entered {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "cluster:", err)
-	return run(ctx, o)
+	b.Main(func(ctx context.Context) error { return run(ctx, o) })
 }
 
 func parse(args []string) (options, error) {

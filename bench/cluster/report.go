@@ -1,14 +1,14 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidepool-oci/tidepool/bench/ground"
 )
 
 // report is everything that a run found.
@@ -73,31 +73,16 @@ func (f figure) number(v float64) string {
 }
 
 // deliver prints r and writes it where it is wanted.
-func (r *report) deliver(o options) error {
-	if o.write != "" {
-		var page strings.Builder
-		r.table(&page)
-		if err := os.WriteFile(o.write, []byte(page.String()), 0o644); err != nil {
-			return err
-		}
-	}
-	if o.output == "json" {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
-	}
-	r.table(os.Stdout)
-	return nil
-}
+func (r *report) deliver(o options) error { return ground.Deliver(r, r.table, o.output, o.write) }
 
 // table writes r as Markdown.
 func (r *report) table(w io.Writer) {
 	fmt.Fprint(w, "# A cluster\n\nTidepools in processes of their own on one machine, before a registry that counts.\n\n")
-	row(w, "what", "members", "measured", "to reach", "reached", "")
-	row(w, "---", "---", "---", "---", "---", "---")
+	ground.Row(w, "what", "members", "measured", "to reach", "reached", "")
+	ground.Row(w, "---", "---", "---", "---", "---", "---")
 	for _, f := range r.Figures {
 		goal, reached := f.goal()
-		row(w, f.What, strconv.Itoa(f.Members), f.number(f.Value), goal, reached, f.Note)
+		ground.Row(w, f.What, strconv.Itoa(f.Members), f.number(f.Value), goal, reached, f.Note)
 	}
 	fmt.Fprint(w, "\n## Where and how\n\n")
 	fmt.Fprintf(w, "- %s, %d cores, %s, %s, %s, commit %s\n", r.CPU, runtime.NumCPU(), r.Kernel, runtime.Version(), time.Now().UTC().Format(time.DateOnly), r.Commit)
@@ -109,5 +94,3 @@ func (r *report) table(w io.Writer) {
 		fmt.Fprintf(w, "- Left out: %s\n", why)
 	}
 }
-
-func row(w io.Writer, cells ...string) { fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }

@@ -18,10 +18,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/tidepool-oci/tidepool/bench/ground"
 )
@@ -44,47 +42,15 @@ type options struct {
 
 func main() {
 	o, err := parse(os.Args[1:])
+	b := ground.Bench{Name: "versus", Dir: &o.dir, Binary: &o.binary, Build: o.wants(contestants[0].name), Inside: o.inside}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "versus:", err)
-		os.Exit(2)
+		b.Misused(err)
 	}
 	if o.bare != "" {
 		fmt.Fprintln(os.Stderr, http.ListenAndServe(o.bare, &bare{origin: o.before}))
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := start(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "versus:", err)
-		os.Exit(1)
-	}
-}
-
-// start builds tidepool where its modules can be fetched, and measures where nothing disturbs.
-func start(ctx context.Context, o options) (err error) {
-	if o.dir, err = os.MkdirTemp(o.dir, "versus-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(o.dir)
-	if o.inside {
-		if err := ground.Furnish(); err != nil {
-			return err
-		}
-		return run(ctx, o)
-	}
-	args := slices.Clone(os.Args[1:])
-	if o.binary == "" && o.wants(contestants[0].name) {
-		if o.binary, err = ground.Build(ctx, o.dir); err != nil {
-			return err
-		}
-		args = append(args, "-tidepool", o.binary)
-	}
-	entered, err := ground.Enclose(ctx, append(args, "-inside"))
-	if entered {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "versus:", err)
-	return run(ctx, o)
+	b.Main(func(ctx context.Context) error { return run(ctx, o) })
 }
 
 func parse(args []string) (options, error) {

@@ -1,14 +1,14 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tidepool-oci/tidepool/bench/ground"
 )
 
 // report is everything that a run found.
@@ -34,22 +34,7 @@ type result struct {
 }
 
 // deliver prints r and writes it where it is wanted.
-func (r report) deliver(o options) error {
-	if o.write != "" {
-		var page strings.Builder
-		r.table(&page)
-		if err := os.WriteFile(o.write, []byte(page.String()), 0o644); err != nil {
-			return err
-		}
-	}
-	if o.output == "json" {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
-	}
-	r.table(os.Stdout)
-	return nil
-}
+func (r report) deliver(o options) error { return ground.Deliver(r, r.table, o.output, o.write) }
 
 // failure says what the contestant could not do.
 func (r report) failure(name string) error {
@@ -67,14 +52,14 @@ func (r report) failure(name string) error {
 // table writes r as Markdown: what was measured, how tidepool compares, and where.
 func (r report) table(w io.Writer) {
 	fmt.Fprintf(w, "# Against others\n\nMedians of %d repetitions (with stopped clients: at most 3), each contestant in turn; ± is half the range.\n\n", r.Reps)
-	row(w, append([]string{"load", ""}, r.Contestants...)...)
-	row(w, slices.Repeat([]string{"---"}, len(r.Contestants)+2)...)
+	ground.Row(w, append([]string{"load", ""}, r.Contestants...)...)
+	ground.Row(w, slices.Repeat([]string{"---"}, len(r.Contestants)+2)...)
 	for _, s := range r.Results {
 		cells := []string{s.Load, s.what()}
 		for _, c := range r.Contestants {
 			cells = append(cells, s.cell(c))
 		}
-		row(w, cells...)
+		ground.Row(w, cells...)
 	}
 	r.ratios(w)
 	r.notes(w)
@@ -87,15 +72,15 @@ func (r report) ratios(w io.Writer) {
 		return
 	}
 	fmt.Fprintf(w, "\n## %s in times the others\n\n", us)
-	row(w, append([]string{"load", ""}, append(others[1:], "to reach", "reached")...)...)
-	row(w, slices.Repeat([]string{"---"}, len(others)+3)...)
+	ground.Row(w, append([]string{"load", ""}, append(others[1:], "to reach", "reached")...)...)
+	ground.Row(w, slices.Repeat([]string{"---"}, len(others)+3)...)
 	for _, s := range r.Results {
 		cells := []string{s.Load, s.what()}
 		for _, c := range others[1:] {
 			cells = append(cells, s.ratioCell(us, c))
 		}
 		goal, reached := s.verdict(us)
-		row(w, append(cells, goal, reached)...)
+		ground.Row(w, append(cells, goal, reached)...)
 	}
 }
 
@@ -201,5 +186,3 @@ func median(v []float64) float64 {
 	}
 	return v[len(v)/2]
 }
-
-func row(w io.Writer, cells ...string) { fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }
