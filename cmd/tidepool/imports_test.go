@@ -36,7 +36,7 @@ var rooms = []room{
 		"it says who comes in, and knows nothing of what they come for"},
 	{"cluster/clustertest", nil, []string{"github.com/hashicorp/memberlist"},
 		"a network of which the cluster were a part would prove nothing about it"},
-	{"cluster/clustertest/sim", []string{"cache", "cluster", "cluster/clustertest"}, []string{"go.uber.org/zap", "golang.org/x/"},
+	{"cluster/clustertest/sim", []string{"cache", "cache/sourcetest", "cluster", "cluster/clustertest"}, []string{"go.uber.org/zap", "golang.org/x/"},
 		"what it simulates is the cluster, with a hub of its own and without a door"},
 	{"proxy/admin", nil, nil,
 		"it tells what it is given: so it can tell nothing of a client, and no secret"},

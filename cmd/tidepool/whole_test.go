@@ -9,11 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/cache/sourcetest"
 	"github.com/tidepool-oci/tidepool/cmd/tidepool/config"
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
@@ -337,23 +336,7 @@ func (w *pool) keepsOnlyTruth() {
 		time.Sleep(time.Second) // virtual: longer than a commit waits
 		synctest.Wait()
 	}
-	root := filepath.Join(w.plan.dir, "store", "blobs")
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		alg := filepath.Base(filepath.Dir(filepath.Dir(path)))
-		g, err := cache.ParseDigest(alg + ":" + d.Name())
-		if err != nil {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		if err == nil && !g.Names(data) {
-			w.t.Errorf("%s holds %d bytes that are something else", path, len(data))
-		}
-		return err
-	})
-	if err != nil {
+	if err := sourcetest.Files(w.plan.dir); err != nil {
 		w.t.Errorf("the store: %v", err)
 	}
 }

@@ -1,14 +1,11 @@
 package sim
 
 import (
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
+	"github.com/tidepool-oci/tidepool/cache/sourcetest"
 	"github.com/tidepool-oci/tidepool/cluster"
 )
 
@@ -223,22 +220,7 @@ func (s *Sim) doubted(d cache.Digest) bool {
 
 // files checks that every file of a store has the bytes that its name says.
 func (s *Sim) files(m *member) {
-	err := filepath.WalkDir(filepath.Join(m.dir, "store", "blobs"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		alg := filepath.Base(filepath.Dir(filepath.Dir(path)))
-		g, err := cache.ParseDigest(alg + ":" + d.Name())
-		if err != nil {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err == nil && !g.Names(b) {
-			s.fail("%s holds %d bytes that are something else under the name %s", m.name, len(b), g)
-		}
-		return err
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := sourcetest.Files(m.dir); err != nil {
 		s.fail("the files of %s: %v", m.name, err)
 	}
 }
