@@ -104,7 +104,7 @@ func TestEvilMember(t *testing.T) {
 		c := newTown(t, w, 3)
 		liar, answers := c.nodes[0], new(atomic.Int64)
 		liar.server.Handler = evil{Handler: liar.server.Handler, answers: answers}
-		asked, want := 0, int64(3_000)
+		asked, want := 0, int64(10_000)
 		if testing.Short() {
 			want = 600
 		}
