@@ -42,7 +42,7 @@ func TestOtherNamesOfWhatIsSecret(t *testing.T) {
 							h.get(base+"/blobs/"+b.Digest.String(), as(who)...).brings(t, b.Content)
 						}
 					}
-					for who, header := range outsiders {
+					for who, header := range h.outsiders {
 						tails := []string{"manifests/latest", "manifests/" + h.img.Top.Digest.String(), "tags/list", "referrers/" + h.img.Top.Digest.String()}
 						for _, b := range h.img.Blobs {
 							tails = append(tails, "blobs/"+b.Digest.String())

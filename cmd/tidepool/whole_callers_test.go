@@ -35,13 +35,15 @@ type house struct {
 	hub    *origintest.Origin
 	img    *origintest.Image
 	signed *origintest.Image // refers to img
+	// outsiders are those who may not have anything of the secret repository, by what they send.
+	outsiders map[string][]string
 }
 
 // callers starts them. hides: the registry tells who may not see something that it is not there. adjust may change how
 // the tidepool is started.
 func callers(t *testing.T, hides bool, adjust ...func(*plan)) *house {
 	t.Helper()
-	h := &house{hub: origintest.New()}
+	h := &house{hub: origintest.New(), outsiders: outsiders()}
 	h.hub.RequireToken(origintest.TokenServer{Life: time.Minute})
 	h.hub.Behave(origintest.Manners{Hides: hides})
 	h.hub.Private(secretRepo)
@@ -114,19 +116,21 @@ func (h *house) ways() (all, missing []way) {
 	return all, missing
 }
 
-// outsiders are those who may not have anything of the secret repository, by what they send.
-var outsiders = map[string][]string{
-	"bob":            as("bob"),
-	"nobody":         nil,
-	"empty":          {"Authorization", "Basic Og=="},
-	"wrong":          {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("alice:guess"))},
-	"bearer":         {"Authorization", "Bearer abcd"},
-	"no username":    {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(":pass of alice"))},
-	"case":           {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("Alice:pass of alice"))},
-	"shifted":        {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("alic:epass of alice"))},
-	"both":           append(as("bob"), as("alice")...),
-	"not base64":     {"Authorization", "Basic alice:pass of alice"},
-	"proxy's header": {"Proxy-Authorization", as("alice")[1]},
+// outsiders are those of every house to begin with.
+func outsiders() map[string][]string {
+	return map[string][]string{
+		"bob":            as("bob"),
+		"nobody":         nil,
+		"empty":          {"Authorization", "Basic Og=="},
+		"wrong":          {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("alice:guess"))},
+		"bearer":         {"Authorization", "Bearer abcd"},
+		"no username":    {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(":pass of alice"))},
+		"case":           {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("Alice:pass of alice"))},
+		"shifted":        {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("alic:epass of alice"))},
+		"both":           append(as("bob"), as("alice")...),
+		"not base64":     {"Authorization", "Basic alice:pass of alice"},
+		"proxy's header": {"Proxy-Authorization", as("alice")[1]},
+	}
 }
 
 // shuts checks that nobody from outside gets anything, and that what they are told tells nothing. told are the answers of
@@ -134,7 +138,7 @@ var outsiders = map[string][]string{
 func (h *house) shuts(when string, told map[string]string, statuses ...int) {
 	h.t.Helper()
 	all, missing := h.ways()
-	for who, header := range outsiders {
+	for who, header := range h.outsiders {
 		for _, w := range append(all, missing...) {
 			a := h.do(w.method, w.path, append(header, w.headers...)...)
 			if a.err != nil || !oneOf(a.status, statuses) && !(strings.HasPrefix(w.name, "referrers") && a.status == 200 && h.empty(a, w)) && a.status != 400 {
@@ -237,8 +241,8 @@ func (h *house) areKeptApart(hides bool) {
 	h.opens("alice, while it is down", "alice")
 	time.Sleep(5 * time.Minute)
 	h.shuts("down for long", down, lost...)
-	outsiders["alice"] = as("alice")
-	defer delete(outsiders, "alice")
+	h.outsiders["alice"] = as("alice")
+	defer delete(h.outsiders, "alice")
 	h.shuts("down for too long", down, lost...)
 
 	h.hub.Heal()
@@ -350,14 +354,14 @@ func TestLoginsOfCallers(t *testing.T) {
 		h := callers(t, false)
 		tag := "/v2/corp.test/" + secretRepo + "/manifests/latest"
 		for range 5 {
-			h.get(tag, outsiders["wrong"]...).refuses(t, http.StatusForbidden, "DENIED")
+			h.get(tag, h.outsiders["wrong"]...).refuses(t, http.StatusForbidden, "DENIED")
 		}
 		if n := h.hub.Count(origintest.Token); n != 1 {
 			t.Errorf("a wrong login was shown %d times", n)
 		}
 		h.get(tag, as("alice")...).brings(t, h.img.Top.Content) // whose name it was, and who is not locked out
 		time.Sleep(time.Minute)
-		h.get(tag, outsiders["wrong"]...).refuses(t, http.StatusForbidden, "DENIED")
+		h.get(tag, h.outsiders["wrong"]...).refuses(t, http.StatusForbidden, "DENIED")
 		if n := h.hub.Count(origintest.Token, origintest.Where(func(r *origintest.Request) bool { return r.Status == 401 })); n != 2 {
 			t.Errorf("after a minute it was shown %d times in all", n)
 		}

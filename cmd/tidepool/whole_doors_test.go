@@ -181,8 +181,7 @@ func TestStandInsAreKeptApart(t *testing.T) {
 			d := newDoors(t)
 			h := callers(t, hides, d.disguise)
 			for _, who := range []string{"stranger", "account", "forged"} {
-				outsiders[who] = []string{"Authorization", "Test " + who}
-				defer delete(outsiders, who)
+				h.outsiders[who] = []string{"Authorization", "Test " + who}
 			}
 			h.areKeptApart(hides)
 		})
