@@ -165,12 +165,16 @@ func (p *pacer) wait(x *exchange, n int) {
 	}
 }
 
-// smallest is the largest piece that keeps the slowest of ps smooth: what it sends in 10 ms.
+// flake is how small a piece need not be, unless that takes more than a second: each costs the test a write, and everybody
+// who follows it a look.
+const flake = 512
+
+// smallest is the largest piece that keeps the slowest of ps smooth: what it sends in 10 ms, or a flake.
 func smallest(ps []*pacer) int64 {
 	n := int64(piece)
 	for _, p := range ps {
 		p.mu.Lock()
-		n = min(n, max(1, p.rate/100))
+		n = min(n, max(1, p.rate/100, min(p.rate, flake)))
 		p.mu.Unlock()
 	}
 	return n
