@@ -2,6 +2,7 @@ package cache
 
 import (
 	"sync"
+	"time"
 
 	"github.com/dgraph-io/ristretto/v2"
 )
@@ -29,6 +30,8 @@ func newMemory(budget int64) (*memory, error) {
 		MaxCost:            budget,
 		BufferItems:        64, // its documentation's value
 		IgnoreInternalCost: true,
+		// Nothing here has a time to live, so there is nothing to look for every 2.5 seconds, as it would.
+		TtlTickerDurationInSec: int64((24 * time.Hour).Seconds()),
 	})
 	return &memory{tier: t}, err
 }
