@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -64,7 +65,8 @@ func (h *Hubs) Ledger() []byte {
 // saved is what is known of each endpoint's limits, if anything is.
 func (h *hub) saved() (all []savedEndpoint) {
 	for _, e := range h.endpoints {
-		if s := e.save(h.name); s.says() {
+		if s := e.save(); s.says() { // most do not, and are asked again and again
+			s.Registry, s.URL = h.name, e.base.String()
 			all = append(all, s)
 		}
 	}
@@ -103,14 +105,12 @@ func (h *Hubs) restore(b []byte) {
 	}
 }
 
-func (e *endpoint) save(registry string) savedEndpoint {
-	s := savedEndpoint{Registry: registry, URL: e.base.String()}
+func (e *endpoint) save() (s savedEndpoint) {
 	e.books.mu.Lock()
-	for _, name := range slices.Sorted(maps.Keys(e.books.all)) {
+	for name, l := range e.books.all {
 		if isGuest(name) {
 			continue
 		}
-		l := e.books.all[name]
 		if l.said.IsZero() && l.blocked.IsZero() || l.lent && l.blocked.IsZero() {
 			continue // it was asked, and said nothing of limits; or that was said to others, who know
 		}
@@ -120,6 +120,7 @@ func (e *endpoint) save(registry string) savedEndpoint {
 		})
 	}
 	e.books.mu.Unlock()
+	slices.SortFunc(s.Accounts, func(a, b savedAccount) int { return cmp.Compare(a.Account, b.Account) })
 	p := &e.pacer
 	p.mu.Lock()
 	defer p.mu.Unlock()
