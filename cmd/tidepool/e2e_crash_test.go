@@ -28,7 +28,7 @@ import (
 )
 
 // large is the size of the blob that TestLargeBlob pulls, in GiB. Releases are tested with 20.
-var large = flag.Int64("large", 2, "`GiB` of the blob that TestLargeBlob pulls")
+var large = flag.Int64("large", 1, "`GiB` of the blob that TestLargeBlob pulls")
 
 // errWrong says that bytes were served that are not the content's: nothing excuses that.
 var errWrong = errors.New("wrong bytes")
@@ -184,14 +184,14 @@ func (p *process) peak(t *testing.T) int64 {
 func TestKilledAmongPulls(t *testing.T) {
 	t.Parallel()
 	needs(t)
-	const pulls, images, layer = 50, 10, 16 << 20
+	const pulls, images, layer = 50, 10, 6 << 20
 	o := origintest.New()
 	k := &kitchen{t: t, seed: 9 << 32}
 	var content int64
 	for i := range images {
 		content += put(t, o, fmt.Sprint("test/image", i), k.oci(own(), types.OCILayer, 2, layer))
 	}
-	o.Pace(32 << 20)
+	o.Pace(16 << 20)
 	hub := origintest.Serve(t, o)
 	pool := serve(t, "--upstream", "docker.io="+hub.URL)
 
