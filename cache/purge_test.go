@@ -273,7 +273,7 @@ func TestPurgeWhileItIsRead(t *testing.T) {
 		if _, err := c.Purge(t.Context(), repository(tag), time.Now(), false); err != nil {
 			t.Error(err)
 		}
-		for late := time.Now().Add(20 * time.Second); reads.Load() < n+20 && time.Now().Before(late); {
+		for late := time.Now().Add(time.Minute); reads.Load() < n+20 && time.Now().Before(late); {
 			_, _, _ = pull(t.Context(), c, blob, data)
 		}
 		n = reads.Load()

@@ -44,10 +44,14 @@ func real(t *testing.T) (one, two *cluster.Members, at string) {
 	return one, two, at
 }
 
+// patience is how long anything may take that takes a moment on an idle machine. It is only ever waited out by a test that
+// fails.
+const patience = time.Minute
+
 // both waits until m knows two that are ready.
 func both(t *testing.T, m *cluster.Members) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(patience)
 	for {
 		changed := m.Changed()
 		if len(m.View().Ring.Owners(1, 2)) == 2 {
@@ -92,9 +96,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 		send(t, at, b, b)
 		sent += 2
 	}
-	if grown := inUse() - heap; grown > 64<<20 {
-		t.Errorf("the heap grew by %d MiB", grown>>20)
-	}
+	shrinksTo(t, heap+64<<20)
 	t.Logf("%d messages, %d refused", sent, one.Stats().Refused)
 	if one.View() != view || len(two.View().Members) != 2 {
 		t.Errorf("the view is now %+v", one.View())
@@ -119,7 +121,7 @@ func send(t *testing.T, to string, packet, stream []byte) {
 		t.Fatal(err)
 	}
 	defer tcp.Close()
-	tcp.SetDeadline(time.Now().Add(10 * time.Second))
+	tcp.SetDeadline(time.Now().Add(patience))
 	tcp.Write(stream)
 	tcp.(*net.TCPConn).CloseWrite()
 	io.Copy(io.Discard, io.LimitReader(tcp, 1<<20))
@@ -129,7 +131,7 @@ func send(t *testing.T, to string, packet, stream []byte) {
 func stillHears(t *testing.T, one, two *cluster.Members) {
 	t.Helper()
 	two.SetState(cluster.Draining)
-	late := time.After(10 * time.Second)
+	late := time.After(patience)
 	for {
 		changed := one.Changed()
 		if one.View().Members["two"].State == cluster.Draining {
@@ -155,9 +157,7 @@ func TestGarbageWithTheKeyBreaksNothing(t *testing.T) {
 		}
 		send(t, at, sealed(t, b, false), sealed(t, b, true))
 	}
-	if grown := inUse() - heap; grown > 64<<20 {
-		t.Errorf("the heap grew by %d MiB", grown>>20)
-	}
+	shrinksTo(t, heap+64<<20)
 	if n := len(one.View().Members); n != 2 {
 		t.Errorf("%d members: %v", n, one.View().Members)
 	}
@@ -200,6 +200,19 @@ func sealed(t *testing.T, msg []byte, stream bool) []byte {
 	}
 	nonce := make([]byte, gcm.NonceSize())
 	return gcm.Seal(append(append(head, 1), nonce...), nonce, msg, append(with, label...))
+}
+
+// shrinksTo waits until the heap is no larger: what was sent last may still be in somebody's hands.
+func shrinksTo(t *testing.T, most int64) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(patience); inUse() > most; <-tick.C {
+		if time.Now().After(late) {
+			t.Errorf("the heap is %d MiB larger than it may be", (inUse()-most)>>20)
+			return
+		}
+	}
 }
 
 func inUse() int64 {

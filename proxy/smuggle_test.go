@@ -87,7 +87,7 @@ func (p *pool) answersOnce(t *testing.T, raw string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, raw); err != nil {
 		return // it was closed before all was written
 	}

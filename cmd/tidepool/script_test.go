@@ -63,7 +63,7 @@ func port(ts *testscript.TestScript, _ bool, args []string) {
 
 // await URL STATUS asks until that is the answer.
 func await(ts *testscript.TestScript, _ bool, args []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for tick := time.NewTicker(10 * time.Millisecond); ; {
 		resp, err := http.Get(args[0])

@@ -158,7 +158,7 @@ func file(t testing.TB, name string, content []byte) string {
 
 // soon bounds a test that must not hang.
 func soon(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
