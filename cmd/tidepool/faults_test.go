@@ -124,15 +124,15 @@ var headFaults = []ill{
 
 // Each fault, in each way of asking: the client gets what the table says, and soon; nothing wrong is kept; nobody but
 // the upstream is asked; once the upstream is well again, so are the pulls, and what they brought stays when it is
-// gone.
+// gone. Under the race detector each fault in some of the ways: .ci/steps runs it without as well.
 func TestFaults(t *testing.T) {
 	blob := origintest.Synthetic(1, blobSize)
 	img := origintest.Build(origintest.Spec{})
-	for _, f := range faults {
-		f.run(t, img, blob)
+	for n, f := range faults {
+		f.run(t, n, img, blob)
 	}
-	for _, f := range headFaults {
-		f.run(t, img, blob, origintest.HEAD)
+	for n, f := range headFaults {
+		f.run(t, n, img, blob, origintest.HEAD)
 	}
 }
 
@@ -159,10 +159,11 @@ func (f ill) questions(img *origintest.Image, blob *origintest.Content) []questi
 	}
 }
 
-func (f ill) run(t *testing.T, img *origintest.Image, blob *origintest.Content, more ...origintest.Match) {
+// run asks in each way; under the race detector in a third of them, others for the n-th fault than for the next.
+func (f ill) run(t *testing.T, n int, img *origintest.Image, blob *origintest.Content, more ...origintest.Match) {
 	for i := range 6 {
 		q := f.questions(img, blob)[i]
-		if q.want == "" {
+		if q.want == "" || racing && (i+n)%3 != 0 {
 			continue
 		}
 		bubble(t, f.name+"/"+q.name, func(t *testing.T) {

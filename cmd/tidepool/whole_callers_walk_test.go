@@ -17,19 +17,28 @@ import (
 )
 
 const (
-	walks, steps = 18, 150 // some seconds in all
+	steps = 150
 	// A permission that was withdrawn may live on for as long as the yes, which may have been given to a token that was
 	// made just before.
 	accessFor, tokenLife = 5 * time.Minute, time.Minute
 	partOf               = 24 * time.Hour // how long it is believed that a digest is in a repository
 )
 
+// walks is how many there are: one of each rule and each kind of hub twice, some seconds in all; under the race detector
+// once, and .ci/steps runs them without as well.
+func walks() uint64 {
+	if racing {
+		return 9
+	}
+	return 18
+}
+
 // Whatever four callers ask for, in whatever order, while permissions come and go and the hub too: nobody gets what the
 // hub would not have given him a moment ago, nobody is refused what it would give him, and nobody who was granted
 // something is refused it while the hub is down.
 func TestCallersWalk(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(walks) {
+	for seed := range walks() {
 		bubble(t, fmt.Sprintf("seed %d", seed), func(t *testing.T) { newWalk(t, seed).run() })
 	}
 }

@@ -45,7 +45,7 @@ func (w *pool) fetch(ctx context.Context, c *origintest.Content, off, n int64) e
 // 200 clients, 80 before the download gets anywhere, 80 in the midst of it, 40 when it is done: one request.
 func TestCrowdOnOneBlob(t *testing.T) {
 	bubble(t, "before, during and after", func(t *testing.T) {
-		const size = 4 << 20
+		const size = 1 << 20
 		o := origintest.New()
 		blob := o.PutBlob(repo, origintest.Synthetic(1, size))
 		w := inBubble(t, o)
@@ -74,6 +74,14 @@ func TestCrowdOnOneBlob(t *testing.T) {
 	})
 }
 
+// fewer is n, and a fifth of it under the race detector: .ci/steps runs these tests without as well.
+func fewer(n int) int {
+	if racing {
+		return max(1, n/5)
+	}
+	return n
+}
+
 // 200 ranges of 8 MiB at random places of a cold blob, by many clients at once: each right, each byte sent once but
 // for what one request may overlap with another.
 func TestCrowdOfRanges(t *testing.T) {
@@ -83,7 +91,7 @@ func TestCrowdOfRanges(t *testing.T) {
 	w := onLoopback(t, o, plan{})
 	crowd(40, func(client int) {
 		rng := rand.New(rand.NewPCG(uint64(client), 1))
-		for range 5 {
+		for range fewer(5) {
 			if err := w.fetch(t.Context(), blob, rng.Int64N(size-n), n); err != nil {
 				t.Error(err)
 			}
@@ -105,7 +113,7 @@ func TestCrowdOfManyRanges(t *testing.T) {
 	var mu sync.Mutex
 	crowd(8, func(client int) {
 		rng := rand.New(rand.NewPCG(uint64(client), 2))
-		for range 25 {
+		for range fewer(25) {
 			spans := randomSpans(rng, size)
 			var sum int64
 			for _, s := range spans {
@@ -268,8 +276,8 @@ func TestCrowdWithoutRoom(t *testing.T) {
 		size    int64
 		plan    plan
 	}{
-		{"disk full", 50, 10 << 20, plan{world: world{fs: full}}},
-		{"larger than the budget", 50, 10 << 20, plan{flags: map[string][]string{"disk": {"8MiB"}}}},
+		{"disk full", fewer(50), 10 << 20, plan{world: world{fs: full}}},
+		{"larger than the budget", fewer(50), 10 << 20, plan{flags: map[string][]string{"disk": {"8MiB"}}}},
 		{"larger than the budget and the window", 3, 72 << 20, plan{flags: map[string][]string{"disk": {"70MiB"}}}},
 	} {
 		bubble(t, c.name, func(t *testing.T) {

@@ -191,7 +191,7 @@ func TestStandInsAreKeptApart(t *testing.T) {
 // What stands in for logins holds over random sequences too.
 func TestStandInsWalk(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(walks / 2) {
+	for seed := range walks() / 2 {
 		bubble(t, fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			d := newDoors(t)
 			newWalk(t, seed, d.disguise).run()
