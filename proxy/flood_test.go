@@ -93,7 +93,7 @@ func TestCVE_2023_39325_HTTP2Floods(t *testing.T) {
 				default:
 					began := time.Now()
 					p.get(t, path).is(t, 200, c.Bytes())
-					if took := time.Since(began); took > 10*time.Second {
+					if took := time.Since(began); took > 30*time.Second {
 						t.Errorf("somebody else waited for %v", took)
 					}
 				}
@@ -117,7 +117,7 @@ func (f flood) run(t *testing.T, p *pool) (closed bool) {
 		return false
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // who does not read blocks at last, if the door bears it
+	_ = conn.SetDeadline(time.Now().Add(time.Minute)) // who does not read blocks at last, if the door bears it
 	done := make(chan error, 1)
 	if f.reads {
 		go func() {
