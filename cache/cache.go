@@ -351,6 +351,16 @@ func (c *Cache) Knows(ref Ref) bool {
 	return known
 }
 
+// Served is how many answers came from what is here, or was fetched by this cache itself: from any tier but FromPeer.
+func (c *Cache) Served() (n uint64) {
+	for tier := range c.stats.opened {
+		if Tier(tier) != FromPeer {
+			n += c.stats.opened[tier].Load()
+		}
+	}
+	return n
+}
+
 // Stats reads the counters.
 func (c *Cache) Stats() Stats {
 	s := Stats{

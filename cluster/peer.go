@@ -24,6 +24,7 @@ type Peer struct {
 	Store    Store
 	Identity *Identity    // who may ask
 	Traffic  *Traffic     // nil: nothing is counted
+	Heat     *Heat        // nil: nobody is to keep copies
 	Taker    *Taker       // takes what other members have it keep, too; nil: nothing is taken
 	Doing    func() Doing // how this member does; nil: it does not say
 	Log      *zap.Logger  // nil: silence
@@ -52,6 +53,10 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no question that a member asks", http.StatusBadRequest)
 		return
 	}
+	p.Heat.hear(name, r.Header.Get(headWork))
+	if q.pull() && p.Heat.Worth(q.ref.Digest) {
+		w.Header().Set(headKeep, "1")
+	}
 	ctx := cache.WithDirect(cache.WithUrgency(r.Context(), q.urgency))
 	if q.doubts > 0 {
 		ctx = cache.WithDoubts(ctx, q.doubts)
@@ -78,6 +83,7 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (p *Peer) busy(w http.ResponseWriter) (done func()) {
 	t := p.traffic()
 	w.Header().Set(headLoad, strconv.FormatInt(t.Busy.Add(1), 10))
+	w.Header().Set(headWork, strconv.FormatInt(p.Heat.Work(), 10))
 	return func() { t.Busy.Add(-1) }
 }
 

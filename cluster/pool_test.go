@@ -29,6 +29,7 @@ type node struct {
 	router  *Router
 	copies  *Copies
 	traffic Traffic
+	heat    *Heat
 	server  *http.Server
 	line    net.Listener
 	who     *Identity
@@ -69,7 +70,8 @@ func (c *town) add() *node {
 	}
 	n.who = id
 	n.news.Store(new(make(chan struct{})))
-	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext, Traffic: &n.traffic}, Next: c.world, Replicas: c.copies}
+	n.heat = &Heat{View: n.view.Load}
+	n.router = &Router{View: n.view.Load, Remotes: &Remotes{Identity: id, Dial: c.net.DialContext, Traffic: &n.traffic, Heat: n.heat}, Next: c.world, Replicas: c.copies}
 	var callers func(string) time.Duration
 	if c.guard != nil {
 		n.router.Next, n.router.Alone = c.guard, func(string) bool { return true }
@@ -89,7 +91,8 @@ func (c *town) add() *node {
 		c.t.Fatal(err)
 	}
 	n.copies.Store = n.store
-	n.server = (&Peer{Store: n.store, Identity: id, Traffic: &n.traffic, Taker: &Taker{Store: n.store}}).Server()
+	n.heat.Follow(n.store.Served)
+	n.server = (&Peer{Store: n.store, Identity: id, Traffic: &n.traffic, Heat: n.heat, Taker: &Taker{Store: n.store}}).Server()
 	if n.line, err = c.net.Listen(n.Addr); err != nil {
 		c.t.Fatal(err)
 	}

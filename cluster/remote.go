@@ -40,6 +40,7 @@ type Remotes struct {
 	Identity *Identity
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the network
 	Traffic  *Traffic                                                          // nil: nothing is counted
+	Heat     *Heat                                                             // nil: no hot copies
 
 	mu  sync.Mutex
 	all map[string]*remote // by name
@@ -68,7 +69,7 @@ func (r *Remotes) make(m Member) *remote {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: alive}).DialContext
 	}
-	x := &remote{member: m, traffic: r.Traffic}
+	x := &remote{member: m, traffic: r.Traffic, heat: r.Heat}
 	if x.traffic == nil {
 		x.traffic = new(Traffic)
 	}
@@ -119,6 +120,7 @@ type remote struct {
 	temper    temper
 	load      load
 	traffic   *Traffic
+	heat      *Heat
 }
 
 // ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
@@ -167,6 +169,7 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 	if err != nil {
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
+	req.Header.Set(headWork, strconv.FormatInt(x.heat.Work(), 10))
 	res, err := x.do(req)
 	if err != nil {
 		return cache.Answer{}, fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
@@ -179,6 +182,10 @@ func (x *remote) exchange(ctx context.Context, q question, cancel context.Cancel
 	a.Via = x.member.Name
 	if n, err := strconv.ParseInt(res.Header.Get(headLoad), 10, 64); err == nil && n >= 0 {
 		x.load.tell(n, time.Now())
+	}
+	x.heat.hear(x.member.Name, res.Header.Get(headWork))
+	if q.pull() {
+		x.heat.want(q.ref.Digest, res.Header.Get(headKeep) != "")
 	}
 	if res.StatusCode != http.StatusOK {
 		b, err := io.ReadAll(io.LimitReader(res.Body, mostError))

@@ -26,7 +26,6 @@ type Router struct {
 	RepairRate int64       // bytes a second that a member takes of what is in no hurry; 0: without bound
 	Log        *zap.Logger // nil: silence
 
-	heat  heat
 	count counters
 }
 
@@ -86,7 +85,7 @@ func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	switch {
 	case isAmong(order[:min(len(order), max(1, r.Replicas))], v.Self), r.stands(v, order[:min(len(order), owners)]), !r.alive(order[:min(len(order), owners)]):
 		return cache.Kept
-	case ref.Kind == cache.KindBlob && r.heat.hot(ref.Digest, len(v.Ring.members)), r.alone(ref): // of these until its owner has taken it
+	case ref.Kind == cache.KindBlob && r.Remotes.Heat.wants(ref.Digest), r.alone(ref): // of these until its owner has taken it
 		return cache.HotCopy
 	}
 	return cache.Passing
@@ -143,9 +142,6 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 		return r.forCaller(ctx, v, q)
 	}
 	order := v.Ring.Owners(KeyOf(q.ref), owners+former)
-	if len(order) > 0 && order[0].Name != v.Self && q.ref.Kind == cache.KindBlob && q.want.Off == 0 && !q.resolve {
-		r.heat.note(q.ref.Digest)
-	}
 	if a, ok := r.spill(ctx, v, order, q); ok {
 		return a, nil
 	}

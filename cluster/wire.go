@@ -32,6 +32,8 @@ const (
 	headStale   = "Tidepool-Stale"
 	headFetched = "Tidepool-Fetched" // the registry had to be asked for it
 	headLoad    = "Tidepool-Load"    // how many answers the member was busy with
+	headWork    = "Tidepool-Work"    // of a question, too: how many requests who sends it has served of late
+	headKeep    = "Tidepool-Keep"    // who asks is to keep a copy, for its owner has more to do than others
 
 	// mostQuery is the longest question: a repository, a tag and two sha512 digests.
 	mostQuery = 2 << 10
@@ -70,6 +72,12 @@ func (q question) path() string {
 	set("urgency", strconv.Itoa(int(q.urgency)), q.urgency > 0)
 	set("doubts", strconv.Itoa(q.doubts), q.doubts > 0)
 	return path + "?" + v.Encode()
+}
+
+// pull reports whether it is a blob from its beginning that is to come from its owner, fetched if need be: one request of
+// somebody's, and something to keep.
+func (q question) pull() bool {
+	return q.ref.Kind == cache.KindBlob && !q.resolve && !q.want.HeldOnly && q.want.Off == 0 && q.doubts == 0
 }
 
 var errQuestion = errors.New("no question that a member asks")

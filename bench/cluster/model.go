@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -14,8 +16,8 @@ import (
 type modelled struct {
 	ring   *cluster.Ring
 	place  map[string]int
-	asked  []map[uint64]int // by member and key, of late
-	sum    []int            // of these, of blobs
+	heat   []*cluster.Heat
+	now    time.Time
 	copies []map[uint64]bool
 	served []int
 	owned  []int // what each would have served if nobody else had served blobs that it owns
@@ -48,20 +50,27 @@ func (b *bounded) ask(owners []int) {
 }
 
 func newModel(n int) *modelled {
-	m := &modelled{place: map[string]int{}, sum: make([]int, n), served: make([]int, n), owned: make([]int, n), random: rand.New(rand.NewPCG(6, 7))}
+	m := &modelled{place: map[string]int{}, served: make([]int, n), owned: make([]int, n), random: rand.New(rand.NewPCG(6, 7)), now: time.Unix(0, 0)}
 	all := make([]cluster.Member, n)
 	for i := range all {
 		all[i] = cluster.Member{Name: fmt.Sprint("m", i), Weight: 1, State: cluster.Ready}
 		m.place[all[i].Name] = i
-		m.asked, m.copies = append(m.asked, map[uint64]int{}), append(m.copies, map[uint64]bool{})
+		m.copies = append(m.copies, map[uint64]bool{})
 	}
 	m.ring = cluster.NewRing(all)
+	for i := range all {
+		v := &cluster.View{Self: all[i].Name, Ring: m.ring}
+		h := &cluster.Heat{View: func() *cluster.View { return v }, Now: func() time.Time { return m.now }}
+		h.Follow(func() uint64 { return uint64(m.served[i]) })
+		m.heat = append(m.heat, h)
+	}
 	m.best.served = make([]int, n)
 	return m
 }
 
 // ask asks any member, as behind a balancer: it serves what it owns or has, else has the owner serve it.
 func (m *modelled) ask(a ask) {
+	m.now = m.now.Add(time.Second / time.Duration(pace*len(m.served)))
 	key, at := keyOf(a), m.random.IntN(len(m.served))
 	owners := m.owners(key)
 	owner := owners[0]
@@ -86,7 +95,7 @@ func (m *modelled) ask(a ask) {
 	default:
 		m.served[owner]++
 		m.owned[owner]++
-		m.note(at, key, a.kind)
+		m.note(at, owner, key, a.kind)
 	}
 }
 
@@ -100,27 +109,17 @@ func (m *modelled) owners(key uint64) []int {
 	return places
 }
 
-// mostAsked is after how many questions a member halves its counts.
-const mostAsked = 1 << 11
+// pace is how many requests a second a member is asked for: with more, what is hot is known after more requests.
+const pace = 50
 
-// note counts a question to an owner, as a router does: what is hot is kept by who asked. Who has served a manifest keeps
-// that one in memory.
-func (m *modelled) note(at int, key uint64, kind cache.Kind) {
-	if kind == cache.KindManifest {
+// note counts a question to an owner, as members do: what the owner would have kept is kept by who asked. Who has served a
+// manifest keeps that one in memory.
+func (m *modelled) note(at, owner int, key uint64, kind cache.Kind) {
+	mine, its := m.heat[at], m.heat[owner]
+	its.Hear(fmt.Sprint("m", at), mine.Work())
+	mine.Hear(fmt.Sprint("m", owner), its.Work())
+	if kind == cache.KindManifest || its.Worth(cache.Sum(binary.BigEndian.AppendUint64(nil, key))) {
 		m.copies[at][key] = true
-		return
-	}
-	m.asked[at][key]++
-	if m.sum[at]++; m.asked[at][key] >= cluster.HotAfter(len(m.served), m.sum[at]) {
-		m.copies[at][key] = true
-	}
-	if m.sum[at] >= mostAsked {
-		m.sum[at] /= 2
-		for k, n := range m.asked[at] {
-			if m.asked[at][k] = n / 2; n < 2 {
-				delete(m.asked[at], k)
-			}
-		}
 	}
 }
 

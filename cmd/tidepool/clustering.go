@@ -29,6 +29,7 @@ type clustering struct {
 	copies  *cluster.Copies
 	store   *cache.Cache
 	traffic cluster.Traffic
+	heat    *cluster.Heat
 	who     *cluster.Identity
 	line    net.Listener // where the other members fetch
 	server  *http.Server
@@ -73,8 +74,9 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
 	}
+	c.heat = &cluster.Heat{View: c.members.View}
 	c.router = &cluster.Router{
-		View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who, Traffic: &c.traffic}, Next: next, Log: log, Alone: cfg.AsksCallers,
+		View: c.members.View, Remotes: &cluster.Remotes{Identity: c.who, Traffic: &c.traffic, Heat: c.heat}, Next: next, Log: log, Alone: cfg.AsksCallers,
 		Replicas: cfg.Cluster.Replicas, RepairRate: int64(cfg.Cluster.RepairRate),
 	}
 	c.copies = &cluster.Copies{Router: c.router, Changed: c.members.Changed, Log: log}
@@ -126,8 +128,9 @@ func memberName(cfg config.Config) (string, error) {
 func (r *running) serveMembers(ctx context.Context) {
 	c := r.cluster
 	c.store, c.copies.Store = r.store, r.store
+	c.heat.Follow(r.store.Served)
 	taker := &cluster.Taker{Store: r.store, Rate: c.router.RepairRate, Unpin: unpinnedSince(r.store), Log: c.log}
-	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Traffic: &c.traffic, Taker: taker, Doing: c.doing, Log: c.log}).Server()
+	c.server = (&cluster.Peer{Store: r.store, Identity: c.who, Traffic: &c.traffic, Heat: c.heat, Taker: taker, Doing: c.doing, Log: c.log}).Server()
 	r.servers.Go(func() {
 		if err := c.server.ServeTLS(c.line, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			r.broken <- fmt.Errorf("the server for members at %s: %w", c.line.Addr(), err)

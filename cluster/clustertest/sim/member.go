@@ -103,9 +103,10 @@ func (s *Sim) start(m *member) error {
 	}
 	log := s.log.Named(m.name)
 	r.up = &uplink{hub: s.hub, host: m.host(), dead: r.gone}
+	heat := &cluster.Heat{View: r.view}
 	r.router = &cluster.Router{
 		View: r.view, Next: r.up, Log: log, Replicas: s.replicas,
-		Remotes: &cluster.Remotes{Identity: id, Traffic: &r.traffic, Dial: s.net.dialer(m.host(), hostOf)},
+		Remotes: &cluster.Remotes{Identity: id, Traffic: &r.traffic, Heat: heat, Dial: s.net.dialer(m.host(), hostOf)},
 	}
 	r.copies = &cluster.Copies{Router: r.router, Changed: r.changes, Log: log}
 	r.store, err = cache.New(s.ctx, r.router, cache.Options{
@@ -118,8 +119,9 @@ func (s *Sim) start(m *member) error {
 		return err
 	}
 	r.copies.Store = r.store
+	heat.Follow(r.store.Served)
 	taker := &cluster.Taker{Store: r.store, Log: log}
-	r.server = (&cluster.Peer{Store: r.store, Identity: id, Traffic: &r.traffic, Taker: taker, Log: log}).Server()
+	r.server = (&cluster.Peer{Store: r.store, Identity: id, Traffic: &r.traffic, Heat: heat, Taker: taker, Log: log}).Server()
 	r.server.Handler = &liar{m, r.server.Handler}
 	r.line = s.net.listen(m.host())
 	go func() {
