@@ -40,6 +40,7 @@ type Members struct {
 	view    atomic.Pointer[View]
 	here    netip.AddrPort // where it gossips
 	counts  counts
+	unfound unfound
 	events  *events
 	stop    context.CancelFunc
 	running sync.WaitGroup

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -48,10 +47,12 @@ type lost struct {
 // members that started together do not call together.
 func (m *Members) rejoinAll(ctx context.Context) {
 	answered := map[netip.AddrPort]time.Time{} // seeds, and when
+	var said complaint
 	for {
 		if m.looks() {
 			m.rejoin(ctx, answered)
 		}
+		said.say(m.Trouble(), time.Now(), m.o.Log)
 		pause := time.Duration((0.75 + rand.Float64()/2) * float64(m.o.Rejoin))
 		select {
 		case <-ctx.Done():
@@ -150,32 +151,4 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 		}
 	}
 	return missing
-}
-
-// seeds resolves o.Join anew: after a restart of all, names lead to other addresses.
-func (m *Members) seeds(ctx context.Context) []netip.AddrPort {
-	var found []netip.AddrPort
-	for _, seed := range m.o.Join {
-		host, p := splitSeed(seed, m.here.Port())
-		port, err := strconv.ParseUint(p, 10, 16)
-		if err != nil {
-			continue // withDefaults lets none pass
-		}
-		ips := []netip.Addr{}
-		if ip, err := netip.ParseAddr(host); err == nil {
-			ips = append(ips, ip)
-		} else if ips, err = m.lookup(ctx, host); err != nil {
-			m.o.Log.Debug("cluster: cannot resolve a name to join", zap.String("name", host), zap.Error(err))
-		}
-		for _, ip := range ips {
-			found = append(found, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
-		}
-	}
-	return found
-}
-
-func (m *Members) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(ctx, streamTime)
-	defer cancel()
-	return m.o.Lookup(ctx, host)
 }

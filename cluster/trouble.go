@@ -3,7 +3,10 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // noPackets is what memberlist logs, and tells in no other way, of a member that answers by TCP alone.
@@ -47,16 +50,54 @@ var errAlone = errors.New("none of the members that it was told to join, or has 
 
 var errUnwell = errors.New("the gossip of the other members is not answered in time: this one is short of processor time, or cut off from some of them")
 
-// Trouble is what keeps this member from hearing of the others in time, though the cluster works: nil where all is well.
+// Trouble is what keeps this member from finding the others, or from hearing of them in time, though what it can do by
+// itself works: nil where all is well.
 func (m *Members) Trouble() error {
+	all := m.unfound.trouble()
 	switch {
 	case m.counts.streaming(time.Now()):
-		return fmt.Errorf("members are reached by TCP but not by UDP, so that deaths and changes are heard of late: "+
-			"let UDP to port %d through between all members", m.here.Port())
+		all = append(all, fmt.Errorf("members are reached by TCP but not by UDP, so that deaths and changes are heard of late: "+
+			"let UDP to port %d through between all members", m.here.Port()))
 	case m.counts.alone(time.Now()):
-		return errAlone
+		all = append(all, errAlone)
 	case m.list.GetHealthScore() >= unwell:
-		return errUnwell
+		all = append(all, errUnwell)
 	}
-	return nil
+	return inOneLine(all)
+}
+
+// inOneLine is nil for none.
+func inOneLine(all []error) error {
+	if len(all) < 2 {
+		return errors.Join(all...)
+	}
+	texts := make([]string, len(all))
+	for i, err := range all {
+		texts[i] = err.Error()
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+// complaint is what was last said of this member's trouble. Only rejoinAll has one.
+type complaint struct {
+	text string
+	when time.Time
+	open bool // it has not been said to be over
+}
+
+// complainAgain is how often a trouble that lasts is said again: often enough for who looks at the last page of a log, seldom
+// enough not to fill it.
+const complainAgain = 10 * time.Minute
+
+// say logs a trouble where it is news, and again now and then; and once that it is over.
+func (c *complaint) say(err error, now time.Time, log *zap.Logger) {
+	switch {
+	case err == nil && c.open:
+		c.open = false
+		log.Info("cluster: the trouble is over", zap.String("it_was", c.text))
+	case err == nil:
+	case err.Error() != c.text || now.Sub(c.when) >= complainAgain:
+		*c = complaint{err.Error(), now, true}
+		log.Warn("cluster: this member has trouble with the others", zap.Error(err))
+	}
 }
