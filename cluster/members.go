@@ -14,15 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-const (
-	// announceTime bounds how long a change of this member waits for its gossip to go out. Among 1,000 members a message
-	// is sent 16 times, three each 200 ms.
-	announceTime = 3 * time.Second
-	// leaveTime bounds a leave whose context has no end.
-	leaveTime = 5 * time.Second
-	// streamTime bounds a whole exchange of states: 600 KB at 1,000 members.
-	streamTime = 5 * time.Second
-)
+// streamTime bounds a whole exchange of states: 600 KB at 1,000 members.
+const streamTime = 5 * time.Second
 
 // View is what one member knows of all at one moment. It never changes.
 type View struct {
@@ -48,7 +41,8 @@ type Members struct {
 	publishing sync.Mutex // one view at a time; before mu
 	turning    sync.Mutex // one change of the keys at a time
 
-	telling chan struct{} // full while gossip goes out that changes this member, which must not overlap; guards closed
+	telling chan struct{} // full while gossip goes out that changes this member, which must not overlap; guards said and closed
+	said    []byte        // of itself, last
 	closed  bool
 
 	mu        sync.Mutex // guards what is below. Taken under memberlist's lock: nothing that waits is done under it
@@ -142,40 +136,18 @@ func (m *Members) Follow(secrets [][]byte) error {
 	return turn(m.ring, keys)
 }
 
-// Leave tells the others that this member goes, so that none takes it for dead, and waits until the message is out.
-// Set Draining, and let what has begun end, before. It takes at most five seconds.
-func (m *Members) Leave(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, leaveTime)
-	defer cancel()
-	m.SetState(Draining)
-	m.tell(ctx) // before the farewell, which would take its place
-	m.mu.Lock()
-	m.left = true
-	m.mu.Unlock()
-	m.publish()
-	m.telling <- struct{}{}
-	defer func() { <-m.telling }()
-	end, _ := ctx.Deadline()
-	if m.closed || ctx.Err() != nil {
-		return fmt.Errorf("cluster: %s did not leave in good order, there is no time for it or it is closed: the others will find out", m.o.Name)
-	}
-	if err := m.list.Leave(time.Until(end)); err != nil {
-		return fmt.Errorf("cluster: %s did not leave in good order, the others will find out: %w", m.o.Name, err)
-	}
-	return nil
-}
-
 // Close ends the gossip. The others find out by themselves, unless Leave told them. A call to a member that does not
 // answer may hold it up for five seconds.
 func (m *Members) Close() error {
-	m.stop()
-	m.running.Wait()
 	m.telling <- struct{}{}
-	defer func() { <-m.telling }()
-	if m.closed {
+	closed := m.closed
+	m.closed = true
+	<-m.telling
+	if closed {
 		return nil
 	}
-	m.closed = true
+	m.stop()
+	m.running.Wait()
 	return m.list.Shutdown()
 }
 
@@ -247,30 +219,6 @@ func nextRing(last *Ring, all map[string]Member) *Ring {
 		return last
 	}
 	return NewRing(ready)
-}
-
-// announceAll gossips what this member has to say until ctx ends.
-func (m *Members) announceAll(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.announce:
-			m.tell(ctx)
-		}
-	}
-}
-
-// tell gossips what this member says of itself, and waits until it is out.
-func (m *Members) tell(ctx context.Context) {
-	m.telling <- struct{}{}
-	defer func() { <-m.telling }()
-	if m.closed || ctx.Err() != nil {
-		return
-	}
-	if err := m.list.UpdateNode(announceTime); err != nil {
-		m.o.Log.Debug("cluster: the gossip of a change goes out late", zap.Error(err))
-	}
 }
 
 // poke wakes who waits on c, at once or when it looks next.

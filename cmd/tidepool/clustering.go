@@ -213,7 +213,7 @@ func (c *clustering) leave(ctx context.Context) {
 		return
 	}
 	if err := c.members.Leave(ctx); err != nil {
-		c.log.Warn("the other members will find out by themselves that this one is gone", zap.Error(err))
+		c.log.Warn("not left in good order", zap.Error(err))
 	}
 }
 
