@@ -59,6 +59,9 @@ persistence: {size: 100Mi}
 cluster: {enabled: false}`,
 	"a secret of one's own": `
 cluster: {existingSecret: gossip, secretKey: keys, zone: label, address: "[::]"}`,
+	"certificates of one's own": `
+replicas: 2
+cluster: {tls: {secretPrefix: member}}`,
 	"each thing twice": `
 cluster: {replicas: 2, repairRate: 32MiB}`,
 	"one alone": `
@@ -213,17 +216,18 @@ func TestLint(t *testing.T) {
 // TestRefused has values refused that would do nothing, or harm.
 func TestRefused(t *testing.T) {
 	for text, says := range map[string]string{
-		"replica: 3":                             "replica",
-		"cluster: {secret: x}":                   "secret",
-		"kind: Deployment":                       "kind",
-		"config: {listen: ':80'}":                "listen",
-		"config: {cluster: {}}":                  "cluster",
-		"config: {door: {tls_cert: /a}}":         "door",
-		"persistence: {size: 50G}":               "size",
-		"drainSeconds: 1m":                       "drainSeconds",
-		"serviceMonitor: {enabled: true}":        "admin.expose=true",
-		"containerd: {mode: 'false'}":            "mode",
-		"podDisruptionBudget: {minAvailable: 1}": "minAvailable",
+		"replica: 3":                                         "replica",
+		"cluster: {secret: x}":                               "secret",
+		"kind: Deployment":                                   "kind",
+		"config: {listen: ':80'}":                            "listen",
+		"config: {cluster: {}}":                              "cluster",
+		"config: {door: {tls_cert: /a}}":                     "door",
+		"persistence: {size: 50G}":                           "size",
+		"drainSeconds: 1m":                                   "drainSeconds",
+		"kind: DaemonSet\ncluster: {tls: {secretPrefix: a}}": "DaemonSet does not have",
+		"serviceMonitor: {enabled: true}":                    "admin.expose=true",
+		"containerd: {mode: 'false'}":                        "mode",
+		"podDisruptionBudget: {minAvailable: 1}":             "minAvailable",
 	} {
 		if _, err := render(t, text, engine.Render); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", text, err)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,13 +32,24 @@ func load(t *testing.T, all []runtime.Object, p pods) config.Config {
 		text = strings.ReplaceAll(text, m.MountPath+"/", filepath.Join(mounted, m.Name)+"/")
 		must(t, os.MkdirAll(filepath.Join(mounted, m.Name), 0o700))
 	}
+	env := variables(t, p.container())
+	for i := range env {
+		for _, m := range p.container().VolumeMounts {
+			env[i] = strings.ReplaceAll(env[i], m.MountPath+"/", filepath.Join(mounted, m.Name)+"/")
+		}
+	}
+	for _, v := range p.template.Spec.Volumes {
+		if v.Projected != nil {
+			project(t, filepath.Join(mounted, v.Name), v.Projected.Sources)
+		}
+	}
 	certificate, key := pair(t)
 	for name, content := range map[string]string{"cluster/secret": strings.Repeat("s", 32), "tls/tls.crt": certificate, "tls/tls.key": key} {
 		if _, err := os.Stat(filepath.Join(mounted, filepath.Dir(name))); err == nil {
 			must(t, os.WriteFile(filepath.Join(mounted, name), []byte(content), 0o600))
 		}
 	}
-	l, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader(text), Env: variables(t, p.container())})
+	l, err := config.Load(config.Inputs{File: "-", Stdin: strings.NewReader(text), Env: env})
 	if err != nil || len(l.Warnings) > 0 {
 		t.Fatalf("%v %v\n%s", err, l.Warnings, text)
 	}
@@ -64,17 +76,41 @@ func variables(t *testing.T, c core.Container) (env []string) {
 			}
 			value = field
 		}
+		for _, before := range env { // as the kubelet does
+			name, is, _ := strings.Cut(before, "=")
+			value = strings.ReplaceAll(value, "$("+name+")", is)
+		}
 		env = append(env, e.Name+"="+value)
 	}
 	return env
 }
 
-// pair is a certificate and its key.
-func pair(t *testing.T) (certificate, key string) {
+// project writes what cert-manager puts into Secrets, where a pod finds it.
+func project(t *testing.T, dir string, sources []core.VolumeProjection) {
+	t.Helper()
+	for n, s := range sources {
+		if want := fmt.Sprint("member-", n); s.Secret.Name != want {
+			t.Errorf("the Secret %s is mounted, want %s", s.Secret.Name, want)
+		}
+		certificate, key := pair(t, fmt.Sprint("pool-tidepool-", n))
+		is := map[string]string{"tls.crt": certificate, "tls.key": key, "ca.crt": certificate}
+		for _, item := range s.Secret.Items {
+			path := filepath.Join(dir, item.Path)
+			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			must(t, os.WriteFile(path, []byte(is[item.Key]), 0o600))
+		}
+	}
+}
+
+// pair is a certificate for some names, which is its own authority, and its key.
+func pair(t *testing.T, names ...string) (certificate, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: names, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
 	must(t, err)
 	der, err := x509.MarshalPKCS8PrivateKey(k)
@@ -108,6 +144,10 @@ func TestValues(t *testing.T) {
 		t.Errorf("the admin listener is at %s", c.Admin)
 	}
 	if c := get(sets["each thing twice"]); c.Cluster.Replicas != 2 || c.Cluster.RepairRate != 32<<20 {
+		t.Errorf("the cluster is %+v", c.Cluster)
+	}
+	if c := get(sets["certificates of one's own"]); !strings.HasSuffix(c.Cluster.TLSCert, "papers/pool-tidepool-0/tls.crt") ||
+		!strings.HasSuffix(c.Cluster.TLSKey, "/tls.key") || !strings.HasSuffix(c.Cluster.TLSCA, "/ca.crt") {
 		t.Errorf("the cluster is %+v", c.Cluster)
 	}
 	if c := get(sets["one alone"]); c.Cluster.On() {

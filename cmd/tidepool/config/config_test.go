@@ -96,8 +96,8 @@ func TestPrecedence(t *testing.T) {
 			expect(yaml, c.given, "--"+c.flag)
 		})
 	}
-	if n := len(config.Settings); n != 25 {
-		t.Errorf("there are %d settings: the table above has 17, that of the cluster 8", n)
+	if n := len(config.Settings); n != 28 {
+		t.Errorf("there are %d settings: the table above has 17, those of the cluster 8 and 3", n)
 	}
 }
 

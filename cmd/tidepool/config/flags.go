@@ -42,6 +42,9 @@ var Settings = []Setting{
 	{"replicas", "cluster.replicas", "N"},
 	{"cluster-name", "cluster.name", "NAME"},
 	{"cluster-zone", "cluster.zone", "ZONE"},
+	{"cluster-tls-cert", "cluster.tls_cert", "FILE"},
+	{"cluster-tls-key", "cluster.tls_key", "FILE"},
+	{"cluster-tls-ca", "cluster.tls_ca", "FILE"},
 }
 
 // Variable is the environment's name for s: TIDEPOOL_LOG_LEVEL.

@@ -40,6 +40,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.cluster.enabled (or (eq .Values.kind "DaemonSet") (gt (int .Values.replicas) 1)) -}}true{{- end -}}
 {{- end -}}
 
+{{- /* "true" where members are given certificates. All have those of all, as pods of one template have the same Secrets. */ -}}
+{{- define "tidepool.papers" -}}
+{{- if and (include "tidepool.clustered" .) .Values.cluster.tls.secretPrefix -}}
+{{- if eq .Values.kind "DaemonSet" -}}
+{{- fail "cluster.tls.secretPrefix names a Secret for each numbered pod, which a DaemonSet does not have: leave it out, and members make certificates from their secret" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- define "tidepool.secretName" -}}
 {{ default (printf "%s-cluster" (include "tidepool.fullname" .)) .Values.cluster.existingSecret }}
 {{- end -}}

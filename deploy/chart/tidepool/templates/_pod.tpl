@@ -91,6 +91,9 @@ spec:
         {{- if include "tidepool.clustered" . }}
         - {name: cluster, mountPath: /run/tidepool/cluster, readOnly: true}
         {{- end }}
+        {{- if include "tidepool.papers" . }}
+        - {name: papers, mountPath: /run/tidepool/papers, readOnly: true}
+        {{- end }}
         {{- if .Values.tls.existingSecret }}
         - {name: tls, mountPath: /run/tidepool/tls, readOnly: true}
         {{- end }}
@@ -113,6 +116,12 @@ spec:
 {{- else if eq .Values.cluster.zone "label" }}
 - name: TIDEPOOL_CLUSTER_ZONE
   valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
+{{- end }}
+{{- if include "tidepool.papers" . }}
+{{- range $variable, $file := dict "CERT" "tls.crt" "KEY" "tls.key" "CA" "ca.crt" }}
+- name: TIDEPOOL_CLUSTER_TLS_{{ $variable }}
+  value: /run/tidepool/papers/$(TIDEPOOL_CLUSTER_NAME)/{{ $file }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.extraEnv }}
@@ -138,6 +147,20 @@ spec:
     secretName: {{ include "tidepool.secretName" . }}
     defaultMode: 0440
     items: [{key: {{ .Values.cluster.secretKey }}, path: secret}]
+{{- end }}
+{{- if include "tidepool.papers" . }}
+- name: papers
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range $n := until (int .Values.replicas) }}
+      - secret:
+          name: {{ $.Values.cluster.tls.secretPrefix }}-{{ $n }}
+          items:
+            {{- range list "tls.crt" "tls.key" "ca.crt" }}
+            - {key: {{ . }}, path: {{ include "tidepool.fullname" $ }}-{{ $n }}/{{ . }}}
+            {{- end }}
+      {{- end }}
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls
