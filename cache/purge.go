@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,8 +31,8 @@ type Purged struct {
 // Options.Keep), only that one knows what needs what, and has the rest dropped. dry only says what would go. ErrPinned:
 // nothing was forgotten.
 func (c *Cache) Purge(ctx context.Context, scope Ref, upTo time.Time, dry bool) (Purged, error) {
-	if p, ok := c.pins.within(scope); ok {
-		return Purged{}, fmt.Errorf("%w, as %s by %s: unpin it first", ErrPinned, p.Ref, p.Owner)
+	if pins := c.PinsIn(scope); len(pins) > 0 {
+		return Purged{}, fmt.Errorf("%w, as %s by %s: unpin it first", ErrPinned, pins[0].Ref, pins[0].Owner)
 	}
 	p := c.plan(scope, upTo)
 	if !scope.Digest.IsZero() {
@@ -53,24 +54,22 @@ func (c *Cache) Drop(ctx context.Context, repo Ref, digests []Digest, upTo time.
 	return c.carryOut(ctx, p, false)
 }
 
-// within finds a pin that a purge would take something from.
-func (s *pins) within(scope Ref) (Pin, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.all {
-		if p.Ref.Registry != scope.Registry || p.Ref.Repo != scope.Repo {
-			continue
-		}
-		if scope == repository(scope) || p.Ref == scope {
-			return p, true
-		}
-		for _, x := range p.Parts {
-			if x.Ref == scope || !scope.Digest.IsZero() && x.Digest == scope.Digest {
-				return p, true
-			}
-		}
+// PinsIn are the pins that a purge of scope would take something from, by name and owner.
+func (c *Cache) PinsIn(scope Ref) []Pin {
+	return slices.DeleteFunc(c.Pins(), func(p Pin) bool { return !p.within(scope) })
+}
+
+// within reports whether a purge of scope would take something from p.
+func (p Pin) within(scope Ref) bool {
+	switch {
+	case p.Ref.Registry != scope.Registry || p.Ref.Repo != scope.Repo:
+		return false
+	case scope == repository(scope) || p.Ref == scope:
+		return true
 	}
-	return Pin{}, false
+	return slices.ContainsFunc(p.Parts, func(x Part) bool {
+		return x.Ref == scope || !scope.Digest.IsZero() && x.Digest == scope.Digest
+	})
 }
 
 // purge is one that is being planned.

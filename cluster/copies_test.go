@@ -386,6 +386,9 @@ func FuzzOffer(f *testing.F) {
 		takePath:  offer{Things: []thing{{Registry: "docker.io", Repo: "library/a", Kind: "blob", Digest: cache.Sum(nil).String(), Size: 5}}, Hurry: true},
 		namesPath: []named{{Registry: "docker.io", Repo: "library/a", Tag: "1", Digest: cache.Sum(nil).String(), AsOf: time.Unix(5, 0)}},
 		pinPath:   pinned{Image: thing{Registry: "docker.io", Repo: "library/a", Kind: "manifest", Tag: "1"}, Owner: "a", At: time.Unix(5, 0)},
+		pinnedPath: pinQuestion{Scopes: []thing{
+			{Registry: "docker.io", Repo: "library/a", Kind: "manifest", Tag: "1"}, {Registry: "docker.io", Repo: "library/a", Kind: "manifest"},
+		}},
 	} {
 		b, err := json.Marshal(doc)
 		if err != nil {
@@ -394,7 +397,7 @@ func FuzzOffer(f *testing.F) {
 		f.Add(path, b)
 	}
 	f.Fuzz(func(t *testing.T, path string, body []byte) {
-		if !slices.Contains([]string{offerPath, takePath, namesPath, pinPath}, path) {
+		if !slices.Contains([]string{offerPath, takePath, namesPath, pinPath, pinnedPath}, path) {
 			return
 		}
 		s := &shelf{t: t}
@@ -435,6 +438,14 @@ func (s *shelf) Holds(cache.Digest) bool { return false }
 func (s *shelf) Rank(cache.Digest, bool) {}
 func (s *shelf) Room() float64           { return 1 }
 func (s *shelf) Pins() []cache.Pin       { return nil }
+
+func (s *shelf) PinsIn(scope cache.Ref) []cache.Pin {
+	if scope.Tag == "" && scope.Digest.IsZero() {
+		scope.Tag = "any"
+	}
+	s.check(scope)
+	return nil
+}
 
 func (s *shelf) Learn(ref cache.Ref, d cache.Desc, _ time.Time) {
 	s.check(ref)

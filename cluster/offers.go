@@ -19,6 +19,7 @@ import (
 //	POST /v1/take    offer of one      take it; the answer comes when it has landed
 //	POST /v1/names   []named           what names stand for
 //	POST /v1/pin     pinned            keep this, and all of it, whatever comes
+//	POST /v1/pinned  pinQuestion → pinAnswer   what have you pinned of this?
 const (
 	offerPath = "/v1/offer"
 	takePath  = "/v1/take"
@@ -27,6 +28,8 @@ const (
 
 	// mostThings are in one offer: some 200 bytes each.
 	mostThings = 500
+	// mostReply is the longest document that answers: of as many things, eight pins each.
+	mostReply = 2 << 20
 )
 
 type offer struct {
@@ -168,7 +171,7 @@ func (x *remote) exchangeJSON(ctx context.Context, method, path string, b []byte
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}
-	b, err = io.ReadAll(io.LimitReader(res.Body, mostError))
+	b, err = io.ReadAll(io.LimitReader(res.Body, mostReply))
 	if err = errors.Join(err, res.Body.Close()); err != nil {
 		return fmt.Errorf("%w: %s: %w", errMember, x.member.Name, err)
 	}

@@ -24,6 +24,7 @@ type Keeper interface {
 	Learn(ref cache.Ref, d cache.Desc, asOf time.Time)
 	Pin(ctx context.Context, p cache.Pin) error
 	Pins() []cache.Pin
+	PinsIn(scope cache.Ref) []cache.Pin
 }
 
 // Taker takes what other members offer. It fetches it from them as from anybody, held-only and by digest, so that an
@@ -65,6 +66,8 @@ func (t *Taker) serve(w http.ResponseWriter, r *http.Request, from string) bool 
 		do = func(ctx context.Context, d *json.Decoder) (any, error) { return t.take(ctx, d, from) }
 	case namesPath:
 		do = t.names
+	case pinnedPath:
+		do = t.pinned
 	case pinPath:
 		do = func(ctx context.Context, d *json.Decoder) (any, error) { return t.pin(ctx, d, from) }
 	default:

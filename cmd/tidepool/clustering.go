@@ -24,6 +24,7 @@ import (
 
 // clustering is this process among the members of a cluster.
 type clustering struct {
+	name    string // of this member
 	members *cluster.Members
 	router  *cluster.Router
 	copies  *cluster.Copies
@@ -51,6 +52,7 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	if err != nil {
 		return nil, err
 	}
+	c.name = name
 	if c.secrets, err = cluster.ReadSecrets(cfg.Cluster.SecretFile); err != nil {
 		return nil, usageError{fmt.Errorf("cluster.secret_file: %w", err)}
 	}

@@ -106,7 +106,7 @@ func (c *clustering) heard(ctx context.Context, e cluster.Event) {
 	case cluster.Dropped:
 		c.hearing.gather(e)
 	case cluster.Unpinned:
-		c.heardUnpin(e)
+		c.heardUnpin(ctx, e)
 	case cluster.Limited:
 		if err := c.hearing.hubs.HearLimit(e.Body); err != nil {
 			c.log.Debug("passed over", zap.String("member", e.From), zap.Error(err))
@@ -116,10 +116,14 @@ func (c *clustering) heard(ctx context.Context, e cluster.Event) {
 
 // heardUnpin takes back what is pinned nowhere any more: by hand, or by a rule of another member, of which this one may
 // keep a copy.
-func (c *clustering) heardUnpin(e cluster.Event) {
+func (c *clustering) heardUnpin(ctx context.Context, e cluster.Event) {
 	if e.Of != byHand {
-		if cluster.OwnerOf(cache.Pin{Owner: e.Of}) == e.Of {
+		switch home, owner := cluster.HomeOf(cluster.PinnedAt{Pin: cache.Pin{Owner: e.Of}}); home {
+		case "":
 			return // no copy: what this member pins it takes back itself
+		case c.self():
+			c.renew(ctx, owner, e)
+			return
 		}
 		if ok, err := c.store.UnpinOlder(e.Of, e.Ref, e.At); ok || err != nil {
 			c.log.Info("a copy of a pin is unpinned, as the pin is", zap.Stringer("image", e.Ref), zap.String("member", e.From), zap.Error(err))
@@ -128,6 +132,22 @@ func (c *clustering) heardUnpin(e cluster.Event) {
 	}
 	if n, err := unpinOlder(c.store, e.Ref, e.At); n > 0 || err != nil {
 		c.log.Info("unpinned, as another member was told to", zap.Stringer("image", e.Ref), zap.String("member", e.From), zap.Error(err))
+	}
+}
+
+// renew has a rule's pin be set anew where other members, which took this one for gone, have dropped their copies of it: the
+// rule means it still, and copies that are younger than that are taken again.
+func (c *clustering) renew(ctx context.Context, owner string, e cluster.Event) {
+	for _, p := range c.store.PinsIn(e.Ref) {
+		if p.Owner != owner || p.Ref != e.Ref || p.At.After(e.At) {
+			continue
+		}
+		if p.At = time.Now(); !p.At.After(e.At) {
+			p.At = e.At.Add(1)
+		}
+		if err := c.store.Pin(ctx, p); err != nil {
+			c.log.Warn("other members have dropped their copies of what a rule pins here, and will not take them again", zap.Stringer("image", p.Ref), zap.Error(err))
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -12,6 +13,10 @@ import (
 )
 
 func showPins(out io.Writer, list pinList) error {
+	if len(list.Pins) == 0 {
+		_, err := fmt.Fprintln(out, "nothing is pinned here")
+		return err
+	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tDIGEST\tSIZE\tPINNED\tBY\tHELD")
 	for _, p := range list.Pins {
@@ -27,9 +32,11 @@ func showPins(out io.Writer, list pinList) error {
 
 func unpinCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "unpin IMAGE… | -f FILE",
-		Short:   "Let a running tidepool evict images again that were pinned by hand",
-		Long:    "Let a running tidepool evict images again that were pinned by tidepool pin or tidepool warm --pin. They stay until\ntheir room is needed. What a rule of the configuration pins, the rule keeps. All members of a cluster unpin.",
+		Use:   "unpin IMAGE… | -f FILE",
+		Short: "Let a running tidepool evict images again that were pinned by hand",
+		Long: "Let a running tidepool evict images again that were pinned by tidepool pin or tidepool warm --pin, at whichever member\n" +
+			"of its cluster. They stay until their room is needed. What a rule of the configuration pins, the rule keeps; but what\n" +
+			"members still keep for a rule of one that is gone for good goes, too.",
 		Example: "  tidepool unpin alpine:3",
 	}
 	find, inJSON := server(cmd), output(cmd)
@@ -67,12 +74,17 @@ func sayUnpinned(cmd *cobra.Command, answer unpinned, quiet bool) error {
 	bad := 0
 	for _, i := range answer.Images {
 		switch {
+		case i.Error != "" && len(answer.Images) == 1:
+			return fmt.Errorf("%s is not unpinned: %s", printable(i.Image), printable(i.Error))
 		case i.Error != "":
 			bad++
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", printable(i.Image), printable(i.Error))
 		case !quiet:
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: unpinned\n", printable(i.Image))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: unpinned%s\n", printable(i.Image), printable(i.where()))
 		}
+	}
+	if len(answer.Silent) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s did not say what they have pinned; they unpin it upon hearing of this\n", printable(strings.Join(answer.Silent, ", ")))
 	}
 	what := errors.New(strconv.Itoa(bad) + " of " + counting(len(answer.Images), "image") + " could not be unpinned")
 	switch {
@@ -82,4 +94,18 @@ func sayUnpinned(cmd *cobra.Command, answer unpinned, quiet bool) error {
 		return what
 	}
 	return partlyError{what}
+}
+
+// where says, of a cluster, which members had it pinned, and which keep it.
+func (i unpinnedDoc) where() (text string) {
+	if len(i.At) > 0 {
+		text = " at " + strings.Join(i.At, ", ")
+	}
+	if len(i.Gone) > 0 {
+		text += "; what was kept for rules of " + strings.Join(i.Gone, ", ") + ", no longer there, is unpinned"
+	}
+	if len(i.Rules) > 0 {
+		text += "; it stays pinned by rules of " + strings.Join(i.Rules, ", ") + " (warm in the configuration)"
+	}
+	return text
 }

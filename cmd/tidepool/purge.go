@@ -23,7 +23,8 @@ func purgeCmd() *cobra.Command {
 		Long: "Have a running tidepool, and all other members of its cluster, forget images: their names at once, and of their\n" +
 			"content what nothing else that is held needs. alpine:* is all of a repository; what is named by its digest goes\n" +
 			"whatever needs it. Who pulls at that moment is served to the end; the next pull fetches it and asks for permission\n" +
-			"anew. What is pinned stays, until tidepool unpin. It shows what will go and asks, unless --yes says so.",
+			"anew. What is pinned, at any member, stays at all of them until tidepool unpin. It shows what will go and asks, unless\n" +
+			"--yes says so.",
 		Example: "  tidepool purge alpine:3 --dry-run\n  tidepool purge 'ghcr.io/org/app:*' --yes",
 	}
 	find, inJSON := server(cmd), output(cmd)
@@ -126,10 +127,11 @@ func (p purged) verdict(why io.Writer) error {
 }
 
 func showPurged(out io.Writer, p purged) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "IMAGE\tNAMES\tTHINGS\tSIZE")
+	table, head := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0), "IMAGE\tNAMES\tTHINGS\tSIZE\n"
 	for _, i := range p.Images {
 		if i.Error == "" {
+			fmt.Fprint(table, head)
+			head = ""
 			fmt.Fprintf(table, "%s\t%d\t%d\t%s\n", printable(i.Image), i.Names, i.Things, humanize.IBytes(positive(i.Bytes)))
 		}
 	}
@@ -137,7 +139,10 @@ func showPurged(out io.Writer, p purged) error {
 		return err
 	}
 	if p.Told > 0 {
-		fmt.Fprintf(out, "%s told\n", counting(p.Told, "other member"))
+		fmt.Fprintf(out, "that is what was held here; %s told, to forget what is held there\n", counting(p.Told, "other member"))
+	}
+	if len(p.Silent) > 0 {
+		fmt.Fprintf(out, "%s did not say what they have pinned: what that is of this, they keep\n", printable(strings.Join(p.Silent, ", ")))
 	}
 	return nil
 }

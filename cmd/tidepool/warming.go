@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cache"
@@ -144,57 +142,4 @@ func (w *warming) Pins() any {
 		list.Pins = append(list.Pins, d)
 	}
 	return list
-}
-
-// unpinned is what POST /api/v1/unpin answers.
-type unpinned struct {
-	Schema int           `json:"schema"`
-	Images []unpinnedDoc `json:"images"`
-}
-
-type unpinnedDoc struct {
-	Image    string `json:"image"`
-	Unpinned bool   `json:"unpinned"`
-	Error    string `json:"error,omitempty"`
-}
-
-// Unpin takes pins back.
-func (w *warming) Unpin(images []string) any {
-	answer := unpinned{Schema: thisSchema, Images: []unpinnedDoc{}}
-	for _, text := range images {
-		one := unpinnedDoc{Image: text}
-		name, err := w.unpin(text)
-		if one.Image = cmp.Or(name, text); err != nil {
-			one.Error = err.Error()
-		} else {
-			one.Unpinned = true
-		}
-		answer.Images = append(answer.Images, one)
-	}
-	return answer
-}
-
-func (w *warming) unpin(text string) (name string, err error) {
-	ref, places, err := w.Find(text)
-	if err != nil {
-		return "", err
-	}
-	for _, at := range places {
-		ok, err := w.store.Unpin(byHand, at)
-		copies, e := unpinOlder(w.store, at, time.Now())
-		if err = errors.Join(err, e); ok || copies > 0 || err != nil {
-			w.forget(at)
-			return at.String(), err
-		}
-	}
-	for _, p := range w.store.Pins() {
-		if slices.Contains(places, p.Ref) {
-			return ref.String(), errors.New("it is pinned by a rule: take it out of warm in the configuration")
-		}
-	}
-	if n := w.cluster.others(); n > 0 {
-		w.forget(places...)
-		return ref.String(), fmt.Errorf("it is not pinned at this member: the others, %d, were told", n)
-	}
-	return ref.String(), errors.New("it is not pinned: tidepool pin lists what is")
 }

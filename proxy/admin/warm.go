@@ -15,8 +15,10 @@ type Warmer interface {
 	// Warm carries an order out and tells how that goes; it ends early with ctx. The error says what is wrong with the
 	// order: then nothing was told.
 	Warm(ctx context.Context, o WarmOrder, tell func(event any)) error
-	Pins() any                 // what is pinned, as JSON
-	Unpin(images []string) any // takes pins back that were set by hand, and says what became of each
+	Pins() any // what is pinned, as JSON
+	// Unpin takes pins back that were set by hand, or are left of rules of members that are gone, and says what became of
+	// each, as JSON.
+	Unpin(ctx context.Context, images []string) any
 	// Purge has images forgotten, and says what went, as JSON; an error where the order is no order.
 	Purge(ctx context.Context, o PurgeOrder) (any, error)
 }
@@ -86,7 +88,7 @@ func (h Handler) unpin(w http.ResponseWriter, r *http.Request) {
 		sayError(w, http.StatusBadRequest, err)
 		return
 	}
-	sayJSON(w, http.StatusOK, h.Warmer.Unpin(o.Images))
+	sayJSON(w, http.StatusOK, h.Warmer.Unpin(r.Context(), o.Images))
 }
 
 // read reads a document that has images, and nothing else than what it should have.
