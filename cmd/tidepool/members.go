@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -122,40 +124,57 @@ type ringDoc struct {
 	Self    string         `json:"self"`
 	Ring    uint64         `json:"ring_version"`
 	Members []memberStatus `json:"members"`
-	Digest  string         `json:"digest,omitempty"`
+	Digest  string         `json:"digest,omitempty"`     // of a blob
+	Repo    string         `json:"repository,omitempty"` // whose tags, manifests and lists
 	Owners  []string       `json:"owners,omitempty"`
 }
 
 var errNoCluster = errors.New("there is no cluster: this tidepool owns all that it holds (cluster.bind makes it a member)")
 
-// ring says who owns what.
-func (c *clustering) ring(ctx context.Context, digest string) (any, error) {
+// ring says who owns what: nothing, a blob by its digest, or an image, which find finds.
+func (c *clustering) ring(ctx context.Context, what string, find func(string) (cache.Ref, []cache.Ref, error)) (any, error) {
 	if c == nil {
 		return nil, errNoCluster
 	}
 	s := c.status(ctx)
 	doc := ringDoc{Schema: thisSchema, Self: s.Self, Ring: s.Ring, Members: s.Members}
-	if digest == "" {
+	if what == "" {
 		return doc, nil
 	}
-	d, err := cache.ParseDigest(digest)
-	if err != nil {
-		return nil, err
+	var of cache.Ref
+	if isDigest(what) {
+		d, err := cache.ParseDigest(what)
+		if err != nil {
+			return nil, err
+		}
+		of, doc.Digest = cache.Ref{Kind: cache.KindBlob, Digest: d}, d.String()
+	} else {
+		_, places, err := find(what)
+		if err != nil {
+			return nil, err
+		}
+		of = places[0]
+		doc.Repo = of.Registry + "/" + of.Repo
 	}
-	doc.Digest = d.String()
-	for _, m := range c.members.View().Ring.Owners(cluster.KeyOf(cache.Ref{Kind: cache.KindBlob, Digest: d}), max(2, c.router.Replicas)) {
+	for _, m := range c.members.View().Ring.Owners(cluster.KeyOf(of), max(2, c.router.Replicas)) {
 		doc.Owners = append(doc.Owners, m.Name)
 	}
 	return doc, nil
 }
 
+// isDigest reports whether a text is meant to be one, and no image.
+func isDigest(text string) bool {
+	return strings.HasPrefix(text, "sha256:") || strings.HasPrefix(text, "sha512:")
+}
+
 func ringCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ring [DIGEST]",
-		Short: "Show the members of a cluster, their shares, and who owns a blob",
+		Use:   "ring [DIGEST|IMAGE]",
+		Short: "Show the members of a cluster, their shares, and who owns a blob or an image's manifests",
 		Long: "Show the members of a running tidepool's cluster as it sees them, their shares of the ring, and which of them owns a\n" +
-			"blob: that one has it fetched and keeps it, the second stands in. Tags, lists and manifests are owned by repository.",
-		Example: "  tidepool ring\n  tidepool ring sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
+			"blob, by its digest: that one has it fetched and keeps it, the next stands in. Tags, lists and manifests are owned by\n" +
+			"repository: for them, name an image.",
+		Example: "  tidepool ring\n  tidepool ring alpine:3\n  tidepool ring sha256:4bcff63911fcb4448bd4fdacec207030997caf25e9bea4045fa6c8c44de311d1",
 		Args:    cobra.MaximumNArgs(1),
 	}
 	find, inJSON := server(cmd), output(cmd)
@@ -166,11 +185,14 @@ func ringCmd() *cobra.Command {
 		}
 		path := "/api/v1/ring"
 		if len(args) > 0 {
-			d, err := cache.ParseDigest(args[0])
-			if err != nil {
-				return usageError{err}
+			key := "image"
+			if isDigest(args[0]) {
+				key = "digest"
+				if _, err := cache.ParseDigest(args[0]); err != nil {
+					return usageError{fmt.Errorf("%q is %w", args[0], err)}
+				}
 			}
-			path += "?digest=" + d.String()
+			path += "?" + key + "=" + url.QueryEscape(args[0])
 		}
 		t, err := find()
 		if err != nil {
@@ -187,6 +209,10 @@ func showRing(out io.Writer, doc ringDoc) error {
 	if doc.Digest != "" {
 		p.head("BLOB", "OWNER", "NEXT")
 		p.row(plainly, append([]string{doc.Digest}, doc.Owners...)...)
+	}
+	if doc.Repo != "" {
+		p.head("TAGS, MANIFESTS AND LISTS OF", "OWNER", "NEXT")
+		p.row(plainly, append([]string{doc.Repo}, doc.Owners...)...)
 	}
 	return p.Flush()
 }

@@ -120,7 +120,7 @@ func (r *running) build(ctx context.Context, w world) (err error) {
 	r.dress(r.door)
 	r.admin = adminServer(admin.Handler{
 		Ready: r.ready, Health: r.health, Offline: r.hubs, Saved: func() any { return r.saved.Report() },
-		Status: func(ctx context.Context) any { return r.status(ctx) }, Warmer: ahead, Ring: r.cluster.ring, History: ahead.history,
+		Status: func(ctx context.Context) any { return r.status(ctx) }, Warmer: ahead, Ring: func(ctx context.Context, what string) (any, error) { return r.cluster.ring(ctx, what, ahead.Find) }, History: ahead.history,
 		Metrics: numbers.Handler(), Build: build(),
 	}.Routes(), log)
 	return nil

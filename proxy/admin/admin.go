@@ -6,6 +6,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,8 +35,8 @@ type Handler struct {
 	Health  func() []Check // in the order they are shown
 	Offline Offline        // switches offline mode
 	Warmer  Warmer
-	History func(image string) (any, error)                       // what a tag was, as JSON; an error where it names none
-	Ring    func(ctx context.Context, digest string) (any, error) // who owns what, as JSON; an error where there is no such digest, or no ring
+	History func(image string) (any, error)                     // what a tag was, as JSON; an error where it names none
+	Ring    func(ctx context.Context, what string) (any, error) // who owns what, as JSON: nothing, a digest, or an image; an error where that is none, or there is no ring
 	Metrics http.Handler
 	Saved   func() any                // what was saved, as JSON
 	Status  func(context.Context) any // how everything stands, as JSON
@@ -141,9 +142,10 @@ func (h Handler) history(w http.ResponseWriter, r *http.Request) {
 	sayJSON(w, http.StatusOK, doc)
 }
 
-// ring says who the members are, and with ?digest=… whose that is.
+// ring says who the members are, and with ?digest=… or ?image=… whose that is.
 func (h Handler) ring(w http.ResponseWriter, r *http.Request) {
-	doc, err := h.Ring(r.Context(), r.URL.Query().Get("digest"))
+	q := r.URL.Query()
+	doc, err := h.Ring(r.Context(), cmp.Or(q.Get("digest"), q.Get("image")))
 	if err != nil {
 		sayError(w, http.StatusNotFound, err)
 		return
