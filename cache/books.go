@@ -133,9 +133,7 @@ func (b *books) enter(e *entry, path string) {
 	}
 	b.entries[e.slot.mark()] = e
 	b.kept += e.size
-	if e.copied {
-		b.copies += e.size
-	}
+	b.copies += e.copied()
 	if b.isPinned(e) {
 		b.fixed += e.size
 	}
@@ -151,9 +149,7 @@ func (b *books) remove(e *entry) {
 	delete(b.entries, e.slot.mark())
 	delete(b.away, e)
 	b.kept -= e.size
-	if e.copied {
-		b.copies -= e.size
-	}
+	b.copies -= e.copied()
 	if b.isPinned(e) {
 		b.fixed -= e.size
 	}
@@ -189,12 +185,13 @@ func (b *books) scrap(g gone) {
 
 // add enters proven content, with the readers it has already; what was promised to it becomes part of it. Its bytes
 // are at path, and it is not evicted, until settle.
-func (b *books) add(s slot, size, promised int64, path string, readers int) *entry {
+func (b *books) add(s slot, size, promised int64, path string, readers int, k Keeping) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.promised -= promised
 	e := &entry{slot: s, size: size, proven: true, readers: int32(readers)}
 	b.enter(e, path)
+	b.setKeeping(e, k)
 	return e
 }
 
@@ -278,9 +275,7 @@ func (b *books) lose(m mark) {
 		b.policy.Forget(e)
 		delete(b.entries, m)
 		b.kept -= e.size
-		if e.copied {
-			b.copies -= e.size
-		}
+		b.copies -= e.copied()
 	}
 }
 
@@ -336,16 +331,16 @@ func (b *books) closed(e *entry) {
 	case e.readers > 0:
 	case !held:
 		b.ghosts -= e.size
-	case e.passing && !b.isPinned(e):
+	case e.keeping == Passing:
 		b.remove(e)
 	}
 }
 
-// look is where e's bytes are, "" being their own place, and whether they are proven, now.
-func (b *books) look(e *entry) (path string, proven bool) {
+// look is where e's bytes are, "" being their own place, and what else is known of it, now.
+func (b *books) look(e *entry) (path string, now entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.away[e], e.proven
+	return b.away[e], *e
 }
 
 // proved notes that e's bytes were hashed and are right.

@@ -254,7 +254,7 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 func (c *Cache) keep(who asked, doc *document, wanted bool) {
 	c.memory.put(doc)
 	if k := c.keeping(who.ref, wanted); k != Passing { // else it was served, and another member keeps it
-		if err := c.disk.keep(doc.Digest, doc.data, k == HotCopy); err != nil {
+		if err := c.disk.keep(doc.Digest, doc.data, k); err != nil {
 			c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
 		} else {
 			c.announce(who.ref.At(doc.Digest), doc.Desc, k)

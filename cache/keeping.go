@@ -35,7 +35,7 @@ type ranks struct{ copies, rest lru }
 func newRanks() ranks { return ranks{newLRU(), newLRU()} }
 
 func (r ranks) Touch(e *entry) {
-	if e.copied {
+	if e.keeping == HotCopy {
 		r.copies.Touch(e)
 		return
 	}
@@ -63,37 +63,48 @@ func (c *Cache) announce(ref Ref, d Desc, k Keeping) {
 	}
 }
 
-// spare makes e a hot copy.
-func (b *books) spare(e *entry) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.setCopied(e, true)
-}
-
-// own makes what is held no hot copy any more.
-func (b *books) own(s slot) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if e := b.find(s); e != nil {
-		b.setCopied(e, false)
+// Rank has content that is held be a hot copy, or this member's own.
+func (c *Cache) Rank(d Digest, hotCopy bool) {
+	k := Kept
+	if hotCopy {
+		k = HotCopy
 	}
+	c.disk.books.rank(d, k)
 }
 
-// setCopied makes e a hot copy, or no longer one. b.mu is held.
-func (b *books) setCopied(e *entry, copied bool) {
-	if e.copied == copied || b.entries[e.slot.mark()] != e {
-		return
+// rank has landed content be kept as k says, and reports whether it was not before.
+func (b *books) rank(d Digest, k Keeping) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.find(slot{digest: d})
+	return e != nil && b.setKeeping(e, k)
+}
+
+// setKeeping has e be kept as k says, and reports whether it was not before. What is pinned stays Kept. b.mu is held.
+func (b *books) setKeeping(e *entry, k Keeping) bool {
+	if e.keeping == k || k != Kept && b.isPinned(e) {
+		return false
 	}
 	b.policy.Forget(e)
-	if e.copied = copied; !copied {
-		b.copies -= e.size
-	} else {
-		b.copies += e.size
-	}
-	if b.away[e] == "" { // else once it is settled
+	b.copies -= e.copied()
+	e.keeping = k
+	b.copies += e.copied()
+	switch {
+	case k == Passing && e.readers == 0:
+		b.remove(e)
+	case b.away[e] == "": // else once it is settled
 		b.prefer(e)
 	}
 	b.trimCopies()
+	return true
+}
+
+// copied is how many of e's bytes are a hot copy.
+func (e *entry) copied() int64 {
+	if e.keeping != HotCopy {
+		return 0
+	}
+	return e.size
 }
 
 // trimCopies has hot copies go that are more than their share. b.mu is held.
@@ -103,7 +114,7 @@ func (b *books) trimCopies() {
 			return
 		}
 		e := b.policy.Victim()
-		if e == nil || !e.copied {
+		if e == nil || e.keeping != HotCopy {
 			return
 		}
 		if e.readers > 0 {
@@ -115,7 +126,7 @@ func (b *books) trimCopies() {
 	}
 }
 
-// copied is how many bytes are hot copies.
+// copiedBytes is how many bytes are hot copies.
 func (b *books) copiedBytes() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

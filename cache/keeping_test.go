@@ -75,3 +75,38 @@ func TestHotCopies(t *testing.T) {
 		}
 	})
 }
+
+// TestPinnedCopies: what is pinned is no hot copy, and takes no room from those that are.
+func TestPinnedCopies(t *testing.T) {
+	const size = 1 << 20
+	b := newBooks(100*size, func() {})
+	digest := func(i byte) Digest { return Sum([]byte{i}) }
+	add := func(i byte) {
+		b.settle(b.add(slot{digest: digest(i)}, size, 0, "somewhere", 0, HotCopy))
+	}
+	pinned := []Digest{digest(0), digest(1), digest(2)}
+	b.pin(pinned[:1]) // before it comes
+	for i := range byte(8) {
+		add(i)
+	}
+	b.pin(pinned[1:])
+	if b.rank(pinned[0], HotCopy) || b.rank(pinned[1], Passing) {
+		t.Error("what is pinned is to go")
+	}
+	if n := b.copiedBytes(); n != 5*size {
+		t.Errorf("%d bytes are hot copies, want %d", n, 5*size)
+	}
+	for i := range byte(5) {
+		add(8 + i)
+	}
+	if n, fixed := b.copiedBytes(), b.fixedBytes(); n != 10*size || fixed != 3*size {
+		t.Errorf("%d bytes are hot copies and %d pinned, want %d and %d", n, fixed, 10*size, 3*size)
+	}
+	b.unpin(pinned)
+	add(20)
+	for _, d := range pinned {
+		if !b.has(slot{digest: d}) {
+			t.Errorf("%s went before the hot copies", d)
+		}
+	}
+}

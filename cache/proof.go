@@ -27,7 +27,8 @@ func (c *Cache) sized(ref Ref, h *held) bool {
 
 func (h *held) isProven() bool {
 	if !h.proven {
-		_, h.proven = h.disk.books.look(h.entry)
+		_, now := h.disk.books.look(h.entry)
+		h.proven = now.proven
 	}
 	return h.proven
 }
