@@ -150,7 +150,7 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMemory(o.Memory)
+	m, err := newMemory(o.Memory, o.Keep != nil)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -258,10 +258,11 @@ func unheld(err error) bool { return errors.Is(err, ErrNotHeld) || errors.Is(err
 // once the source has answered, so that its refusals are errors here and not torn answers later.
 func (c *Cache) Open(ctx context.Context, ref Ref, want Want) (*Blob, error) {
 	b, err := c.openAny(ctx, ref, want)
-	if err == nil {
-		c.stats.opened[b.From].Add(1)
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	c.stats.opened[b.From].Add(1)
+	return b, nil
 }
 
 func (c *Cache) openAny(ctx context.Context, ref Ref, want Want) (*Blob, error) {
@@ -337,7 +338,9 @@ func (c *Cache) lift(b *Blob) error {
 		return ErrNotHeld
 	}
 	c.disk.books.proved(h.entry)
-	c.memory.put(&document{Desc: b.Desc, data: data})
+	if k := h.keeping(); k != Passing {
+		c.memory.put(&document{Desc: b.Desc, data: data}, k)
+	}
 	b.data, b.held = data, nil
 	return nil
 }

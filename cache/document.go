@@ -182,7 +182,7 @@ func (c *Cache) heldDocument(ref Ref, d Digest) (*document, Tier) {
 		return nil, 0 // a blob under a manifest's name: only the upstream can say what is right
 	}
 	doc.Digest = d
-	c.memory.put(doc)
+	c.memory.put(doc, h.keeping())
 	return doc, FromDisk
 }
 
@@ -252,17 +252,23 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 
 // keep puts a proven document into the tiers and notes what it says. wanted: it is to stay, whoever else keeps it.
 func (c *Cache) keep(who asked, doc *document, wanted bool) {
-	c.memory.put(doc)
-	if k := c.keeping(who.ref, wanted); k != Passing { // else it was served, and another member keeps it
-		if err := c.disk.keep(doc.Digest, doc.data, k); err != nil {
-			c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
-		} else {
-			c.announce(who.ref.At(doc.Digest), doc.Desc, k)
-		}
+	k := c.keeping(who.ref, wanted)
+	c.memory.put(doc, k)
+	if k != Passing { // else it was served, and another member keeps it
+		c.shelve(who.ref, doc.Desc, doc.data, k)
 	}
 	c.stats.landed.Add(1)
 	if who.ref.Kind == KindManifest {
 		c.proved(who.at(doc.Digest), doc.Size)
 		c.family(doc)
 	}
+}
+
+// shelve puts what is whole in memory on disk, too.
+func (c *Cache) shelve(ref Ref, d Desc, data []byte, k Keeping) {
+	if err := c.disk.keep(d.Digest, data, k); err != nil {
+		c.log.Debug("kept in memory only", zap.Stringer("ref", ref), zap.Error(err))
+		return
+	}
+	c.announce(ref.At(d.Digest), d, k)
 }

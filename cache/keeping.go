@@ -69,7 +69,9 @@ func (c *Cache) Rank(d Digest, hotCopy bool) {
 	if hotCopy {
 		k = HotCopy
 	}
-	c.disk.books.rank(d, k)
+	if c.disk.books.rank(d, k) {
+		c.memory.rank(d, k)
+	}
 }
 
 // rank has landed content be kept as k says, and reports whether it was not before.

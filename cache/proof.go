@@ -33,6 +33,12 @@ func (h *held) isProven() bool {
 	return h.proven
 }
 
+// keeping says what becomes of it, as of now.
+func (h *held) keeping() Keeping {
+	_, now := h.disk.books.look(h.entry)
+	return now.keeping
+}
+
 // prove hashes the whole file, unless that was done. One that fails is rotten.
 func (h *held) prove(ctx context.Context) error {
 	if h.isProven() {
