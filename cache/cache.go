@@ -262,6 +262,9 @@ func (c *Cache) Open(ctx context.Context, ref Ref, want Want) (*Blob, error) {
 		return nil, err
 	}
 	c.stats.opened[b.From].Add(1)
+	if KeepOf(ctx) {
+		c.retain(ref, b)
+	}
 	return b, nil
 }
 

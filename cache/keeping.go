@@ -63,6 +63,18 @@ func (c *Cache) announce(ref Ref, d Desc, k Keeping) {
 	}
 }
 
+// retain has what is held stay here, whoever owns it, because its reader wants that (see WithKeep): what lies in memory
+// alone is put on disk. What is arriving knows of its readers by itself.
+func (c *Cache) retain(ref Ref, b *Blob) {
+	switch {
+	case b.data == nil || c.disk.holds(b.Digest):
+		c.Rank(b.Digest, false)
+	default:
+		c.shelve(ref, b.Desc, b.data, Kept)
+		c.memory.rank(b.Digest, Kept)
+	}
+}
+
 // Rank has content that is held be a hot copy, or this member's own.
 func (c *Cache) Rank(d Digest, hotCopy bool) {
 	k := Kept

@@ -76,6 +76,64 @@ func TestHotCopies(t *testing.T) {
 	})
 }
 
+// TestKeptForAReader: whoever wants it to stay has it stay, whatever it was held as before: on disk, and as this member's
+// own.
+func TestKeptForAReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSharing(t)
+		var landed []Ref
+		s.o.Landed = func(ref Ref, _ Desc, k Keeping) {
+			if k == Kept {
+				landed = append(landed, ref)
+			}
+		}
+		s.keeping = Passing
+		image := imageOf("1")
+		manifest := s.h.tag("docker.io", "library/a", "1", image).At(Sum(image))
+		if err := read(t.Context(), s.Cache, manifest, 0, -1, image); err != nil {
+			t.Fatal(err)
+		}
+		data := noise(1, 1<<20)
+		passing := s.h.put("docker.io", "library/a", data)
+		first, err := s.Open(t.Context(), passing, Whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		copied := s.fetch(t, HotCopy, 1, 2)[0]
+		lost := s.fetch(t, HotCopy, 1, 2)[0]
+		s.disk.books.discard(slot{digest: lost.Digest}) // which memory does not hear of
+
+		s.keeping = Passing
+		all := []Ref{manifest, passing, copied, lost}
+		for range 2 {
+			for _, ref := range all {
+				b, err := s.Open(WithKeep(t.Context()), ref, Whole)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, ref := range all {
+			if !s.Holds(ref.Digest) {
+				t.Errorf("%s is not on disk", ref)
+			}
+		}
+		if s.Stats().HotCopyBytes != 0 || s.inMemory(all) != 3 || s.memory.copies.RemainingCost() != s.memory.copies.MaxCost() {
+			t.Error("something is a hot copy still")
+		}
+		if len(landed) != 2 || landed[0] != manifest || landed[1] != lost {
+			t.Errorf("told of %v: what was put on disk are %s and %s", landed, manifest, lost)
+		}
+	})
+}
+
 // TestPinnedCopies: what is pinned is no hot copy, and takes no room from those that are.
 func TestPinnedCopies(t *testing.T) {
 	const size = 1 << 20

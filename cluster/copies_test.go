@@ -159,6 +159,15 @@ func TestHandOver(t *testing.T) {
 		if taken == 0 || !all {
 			t.Errorf("%d things were taken, all: %t", taken, all)
 		}
+		things, _ := n.store.Inventory(0, 1000)
+		for _, x := range things { // of which the others have the manifests in memory anyway
+			owner := n.view.Load().Ring.Owners(KeyOf(x.Ref), 1)[0]
+			for _, m := range c.without(n) {
+				if m.Name == owner.Name && !m.store.Holds(x.Ref.Digest) {
+					t.Errorf("%s is not on the disk of %s", x.Ref, m.Name)
+				}
+			}
+		}
 		c.kill(n)
 		c.pullAll(c.without(n), refs)
 		w.none(t, "after a leave")
@@ -375,6 +384,25 @@ func TestLyingOffer(t *testing.T) {
 		w.none(t, "offered")
 		if err := victim.pull(t.Context(), w, ref); err != nil && !errors.Is(err, cache.ErrCorrupt) {
 			t.Error(err)
+		}
+	})
+}
+
+// roomless is a store that cannot keep anything.
+type roomless struct{ *cache.Cache }
+
+func (roomless) Holds(cache.Digest) bool { return false }
+
+// TestNoRoomToTake: what could not be kept was not taken, or its last keeper would let go of it.
+func TestNoRoomToTake(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		ref := w.blob(1<<20, 1)
+		c := newTown(t, w, 2)
+		c.pullAll(c.nodes, []cache.Ref{ref})
+		x := &Taker{Store: roomless{c.nodes[0].store}}
+		if err := x.fetch(t.Context(), ref, c.nodes[1].Name, false); !errors.Is(err, cache.ErrNoRoom) {
+			t.Errorf("%v, want %v", err, cache.ErrNoRoom)
 		}
 	})
 }
