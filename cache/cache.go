@@ -300,7 +300,7 @@ func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 		if err := c.permit(ctx, ref, doc.Size); err != nil {
 			return nil, err
 		}
-		return c.served(doc, Found{From: from}), nil
+		return c.served(ref, doc, Found{From: from}), nil
 	}
 	b := &Blob{Found: Found{Desc: Desc{Digest: ref.Digest}, From: FromMemory}, c: c, ref: ref, caller: CallerOf(ctx)}
 	if doc, ok := c.memory.get(ref.Digest); ok {

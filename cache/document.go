@@ -53,14 +53,14 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob
 		if err != nil {
 			return nil, err
 		}
-		return c.served(doc, Found{From: from}), nil
+		return c.served(ref, doc, Found{From: from}), nil
 	}
 	if ref.Kind == KindTags {
 		found, doc, err := c.openTags(ctx, ref, heldOnly)
 		if err != nil {
 			return nil, err
 		}
-		return c.served(doc, found), nil
+		return c.served(ref, doc, found), nil
 	}
 	found, doc, err := c.openName(ctx, ref, heldOnly)
 	if errors.Is(err, errMoved) {
@@ -70,7 +70,7 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob
 	if err != nil {
 		return nil, err
 	}
-	return c.served(doc, found), nil
+	return c.served(ref, doc, found), nil
 }
 
 // errMoved says that what a name was last said to be does not exist, any more or at all.
@@ -95,17 +95,21 @@ func (c *Cache) content(ctx context.Context, ref Ref, heldOnly bool) (*document,
 	return doc, from, err
 }
 
-func (c *Cache) served(doc *document, found Found) *Blob {
+func (c *Cache) served(ref Ref, doc *document, found Found) *Blob {
 	found.Desc = doc.Desc
-	c.touch(doc)
+	c.touch(ref, doc)
 	return &Blob{Found: found, c: c, data: doc.data}
 }
 
-// touch tells the policy that a manifest is in use, and so what it contains. Once a second is often enough.
-func (c *Cache) touch(doc *document) {
+// touch tells the policy that a manifest is in use, and so what it contains; one that lies in memory alone goes to disk,
+// if it is this member's by now. Once a second is often enough.
+func (c *Cache) touch(ref Ref, doc *document) {
 	now := time.Now().Unix()
 	if doc.touched.Swap(now) == now {
 		return
+	}
+	if ref.Kind == KindManifest && !c.disk.holds(doc.Digest) && c.Keeps(ref) {
+		c.shelve(ref, doc.Desc, doc.data, Kept)
 	}
 	slots := make([]slot, 0, len(doc.children)+1)
 	for _, k := range doc.children {

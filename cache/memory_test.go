@@ -4,6 +4,7 @@ import (
 	"io"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // sharing is a cache of a member, with what is to become of what it fetches next.
@@ -150,6 +151,15 @@ func TestPassingInMemory(t *testing.T) {
 		}
 		if n := s.memory.copies.MaxCost() - s.memory.copies.RemainingCost(); n != 0 {
 			t.Errorf("%d bytes are hot copies, and there are none", n)
+		}
+
+		s.keeping = Kept // the ring has changed
+		time.Sleep(time.Second)
+		if err := read(t.Context(), s.Cache, ref, 0, -1, image); err != nil || !s.Holds(ref.Digest) {
+			t.Errorf("%v; a manifest that is this member's now is on disk: %t", err, s.Holds(ref.Digest))
+		}
+		if gets, _ := s.h.asked(); gets != 2 {
+			t.Errorf("%d questions, want one for each", gets)
 		}
 	})
 }
