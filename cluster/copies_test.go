@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -309,6 +310,52 @@ func TestHotBlob(t *testing.T) {
 		if hot < 3 || hot > 4 {
 			t.Errorf("%d hot copies", hot)
 		}
+	})
+}
+
+// TestHotCopyOutlives: a hot copy whose owner died is brought to the next one; those whose owner lives are offered to nobody.
+func TestHotCopyOutlives(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		ref := w.blob(1<<20, 1)
+		c := newTown(t, w, 5)
+		named := func(i int) *node {
+			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 5)[i]
+			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
+		}
+		dead, n := named(0), named(4)
+		b, err := n.store.Open(cache.WithKeep(t.Context()), ref, cache.Whole)
+		if err == nil {
+			err = errors.Join(b.Prove(t.Context()), b.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.store.Rank(ref.Digest, true)
+
+		time.Sleep(time.Minute) // the first round
+		var offers atomic.Int32
+		for _, m := range c.nodes {
+			h := m.server.Handler
+			m.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == offerPath {
+					offers.Add(1)
+				}
+				h.ServeHTTP(w, r)
+			})
+		}
+		time.Sleep(roundEvery + time.Minute)
+		if s := n.copies.Stats(); s.Rounds < 2 || offers.Load() > 0 {
+			t.Errorf("%d offers to who has it, in %d rounds", offers.Load(), s.Rounds)
+		}
+		w.forget()
+		c.kill(dead)
+		time.Sleep(5 * time.Minute)
+		if s := n.copies.Stats(); s.Repaired != 1 || offers.Load() != 1 {
+			t.Errorf("%d were taken, of %d offers, by who owns it now, want one", s.Repaired, offers.Load())
+		}
+		c.pullAll(c.without(dead), []cache.Ref{ref})
+		w.none(t, "its owner dead")
 	})
 }
 
