@@ -81,23 +81,29 @@ func (b *books) shrink(limit int64) bool {
 	return b.used() <= limit
 }
 
-// evict removes what the policy names until at most limit bytes are used. What is being read is passed over: to remove
-// it would give nothing back before its last reader is done. b.mu is held.
+// evict removes what the policy names until at most limit bytes are used. b.mu is held.
 func (b *books) evict(limit int64) {
+	b.letGo(func(*entry) bool { return b.used() > limit })
+}
+
+// letGo removes what the policy names for as long as that is to go. What is being read is passed over: to remove it would
+// give nothing back before its last reader is done. b.mu is held.
+func (b *books) letGo(goes func(*entry) bool) {
 	if b.frozen {
 		return
 	}
-	for range len(b.entries) {
-		e := b.policy.Victim()
-		if e == nil || b.used() <= limit {
-			return
-		}
+	var read []*entry
+	for e := b.policy.Victim(); e != nil && goes(e); e = b.policy.Victim() {
 		if e.readers > 0 {
-			b.policy.Touch(e)
+			read = append(read, e)
+			b.policy.Forget(e) // for now: what comes after it may have to go
 			continue
 		}
 		b.remove(e)
 		b.evicted++
+	}
+	for _, e := range read {
+		b.policy.Touch(e)
 	}
 }
 

@@ -123,21 +123,7 @@ func (e *entry) copied() int64 {
 
 // trimCopies has hot copies go that are more than their share. b.mu is held.
 func (b *books) trimCopies() {
-	for range len(b.entries) {
-		if b.copies <= b.budget/100*copyShare {
-			return
-		}
-		e := b.policy.Victim()
-		if e == nil || e.keeping != HotCopy {
-			return
-		}
-		if e.readers > 0 {
-			b.policy.Touch(e) // it goes the next time
-			return
-		}
-		b.remove(e)
-		b.evicted++
-	}
+	b.letGo(func(e *entry) bool { return e.keeping == HotCopy && b.copies > b.budget/100*copyShare })
 }
 
 // copiedBytes is how many bytes are hot copies.

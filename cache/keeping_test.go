@@ -168,3 +168,41 @@ func TestPinnedCopies(t *testing.T) {
 		}
 	}
 }
+
+// TestReadCopies: hot copies that are being read are passed over, and keep nothing else from making room.
+func TestReadCopies(t *testing.T) {
+	const size = 1 << 20
+	b := newBooks(100*size, func() {})
+	digest := func(i byte) Digest { return Sum([]byte{i}) }
+	add := func(i byte, k Keeping, readers int) {
+		if b.reserve(size) {
+			b.settle(b.add(slot{digest: digest(i)}, size, size, "somewhere", readers, k))
+		}
+	}
+	for i := range byte(97) {
+		add(i, Kept, 0)
+	}
+	for i := byte(97); i < 100; i++ {
+		add(i, HotCopy, int(i)-97) // the last two are being read
+	}
+	add(100, Kept, 0)
+	add(101, Kept, 0)
+	for i, held := range map[byte]bool{0: false, 96: true, 97: false, 98: true, 99: true, 100: true, 101: true} {
+		if b.has(slot{digest: digest(i)}) != held {
+			t.Errorf("%d is held: %t", i, !held)
+		}
+	}
+	for i := byte(102); i < 120; i++ {
+		add(i, HotCopy, 1)
+	}
+	if n := b.copiedBytes(); n != 20*size {
+		t.Errorf("%d bytes are hot copies, and all are being read", n)
+	}
+	for i := byte(102); i < 120; i++ {
+		b.closed(b.entries[slot{digest: digest(i)}.mark()])
+	}
+	b.rank(digest(101), HotCopy)
+	if n := b.copiedBytes(); n != 10*size || !b.has(slot{digest: digest(98)}) || !b.has(slot{digest: digest(101)}) {
+		t.Errorf("%d bytes are hot copies, and most are read by nobody any more", n)
+	}
+}
