@@ -77,13 +77,13 @@ func (b *books) recent(skip, n int) (list []entry, more bool) {
 	return list, false
 }
 
-// Room is the part of the disk's budget that is free, 0 to 1.
+// Room is the part of the disk's budget that is free, or has hot copies, which go first; 0 to 1.
 func (c *Cache) Room() float64 {
 	used, budget, _, _ := c.disk.books.sums()
 	if budget <= 0 {
 		return 0
 	}
-	return max(0, float64(budget-used)/float64(budget))
+	return max(0, float64(budget-used+c.disk.books.copiedBytes())/float64(budget))
 }
 
 // Names calls fn for the tags that are known, with what they were when their registry last said so.

@@ -39,6 +39,9 @@ func TestHotCopies(t *testing.T) {
 		if n := c.disk.books.copiedBytes(); n > 10*size || n < 8*size {
 			t.Errorf("%d bytes are hot copies, of a budget of %d", n, 100*size)
 		}
+		if room := c.Room(); room != 1 {
+			t.Errorf("%v of the disk is free, or has hot copies", room)
+		}
 		if c.Holds(copies[0].Digest) || !c.Holds(copies[29].Digest) {
 			t.Error("it is not the oldest that went")
 		}
