@@ -331,23 +331,6 @@ func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 	return b, nil
 }
 
-// lift copies a small blob from disk into memory, and serves it from there.
-func (c *Cache) lift(b *Blob) error {
-	h := b.held
-	defer func() { _ = h.Close() }()
-	data := make([]byte, h.size)
-	if n, err := h.ReadAt(data, 0); n < len(data) || !b.ref.Digest.Names(data) {
-		c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
-		return ErrNotHeld
-	}
-	c.disk.books.proved(h.entry)
-	if k := h.keeping(); k != Passing {
-		c.memory.put(&document{Desc: b.Desc, data: data}, k)
-	}
-	b.data, b.held = data, nil
-	return nil
-}
-
 // Holds reports whether content has landed; whoever may have it.
 func (c *Cache) Holds(d Digest) bool { return c.disk.holds(d) }
 

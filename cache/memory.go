@@ -109,3 +109,20 @@ func (m *memory) close() {
 	m.tier.Close()
 	m.copies.Close()
 }
+
+// lift copies a small blob from disk into memory, and serves it from there.
+func (c *Cache) lift(b *Blob) error {
+	h := b.held
+	defer func() { _ = h.Close() }()
+	data := make([]byte, h.size)
+	if n, err := h.ReadAt(data, 0); n < len(data) || !b.ref.Digest.Names(data) {
+		c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
+		return ErrNotHeld
+	}
+	c.disk.books.proved(h.entry)
+	if k := h.keeping(); k != Passing {
+		c.memory.put(&document{Desc: b.Desc, data: data}, k)
+	}
+	b.data, b.held = data, nil
+	return nil
+}
