@@ -195,6 +195,9 @@ func (b *books) add(s slot, size, promised int64, path string, readers int, k Ke
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.promised -= promised
+	if old := b.find(s); old != nil {
+		k = min(k, old.keeping) // two registries may have sent it, and who wanted it to stay still does
+	}
 	e := &entry{slot: s, size: size, proven: true, readers: int32(readers)}
 	b.enter(e, path)
 	b.setKeeping(e, k)

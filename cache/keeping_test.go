@@ -172,6 +172,21 @@ func TestPinnedCopies(t *testing.T) {
 	}
 }
 
+// TestLandsAgain: what lands a second time, from another registry, stays as long as the first time.
+func TestLandsAgain(t *testing.T) {
+	b := newBooks(1<<20, func() {})
+	s := slot{digest: Sum(nil)}
+	for _, x := range []struct {
+		comes, is Keeping
+		copies    int64
+	}{{HotCopy, HotCopy, 10}, {Passing, HotCopy, 10}, {Kept, Kept, 0}, {HotCopy, Kept, 0}, {Passing, Kept, 0}} {
+		e := b.add(s, 10, 0, "somewhere", 0, x.comes)
+		if b.settle(e); e.keeping != x.is || !b.has(s) || b.copiedBytes() != x.copies || b.inUse() != 10 {
+			t.Errorf("%+v: it is %d, %d bytes are hot copies, of %d", x, e.keeping, b.copiedBytes(), b.inUse())
+		}
+	}
+}
+
 // TestReadCopies: hot copies that are being read are passed over, and keep nothing else from making room.
 func TestReadCopies(t *testing.T) {
 	const size = 1 << 20
