@@ -4,7 +4,8 @@ package cache
 type Keeping uint8
 
 // Kept stays for as long as there is room. A HotCopy is here beside what another member of the cluster keeps: all of them
-// together have a bounded part of the disk, and go first. What is Passing goes with its last reader. What stays longer is less.
+// together have a bounded part of the disk, where they go first, and of the memory. What is Passing goes with its last
+// reader. What stays longer is less.
 const (
 	Kept Keeping = iota
 	HotCopy
