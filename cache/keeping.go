@@ -26,8 +26,8 @@ func (c *Cache) Keeps(ref Ref) bool { return c.keeping(ref, false) == Kept }
 // owns reports whether other members have a thing fetched by this one.
 func (c *Cache) owns(ref Ref) bool { return c.o.Owns != nil && c.o.Owns(ref) }
 
-// copyShare is the part of the budget that hot copies may have. In a registry's trace a tenth of the bytes gets four
-// fifths of the requests; what is kept beyond that takes room from what nobody else has.
+// copyShare is the part of a budget, of the disk and of memory, that hot copies may have. In a registry's trace a tenth of
+// the bytes gets four fifths of the requests; what is kept beyond that takes room from what nobody else has.
 const copyShare = 10 // percent
 
 // ranks is the Policy of a member: hot copies go first, and then what was not touched for longest.
