@@ -81,23 +81,29 @@ func (b *books) shrink(limit int64) bool {
 	return b.used() <= limit
 }
 
-// evict removes what the policy names until at most limit bytes are used. What is being read is passed over: to remove
-// it would give nothing back before its last reader is done. b.mu is held.
+// evict removes what the policy names until at most limit bytes are used. b.mu is held.
 func (b *books) evict(limit int64) {
+	b.letGo(func(*entry) bool { return b.used() > limit })
+}
+
+// letGo removes what the policy names for as long as that is to go. What is being read is passed over: to remove it would
+// give nothing back before its last reader is done. b.mu is held.
+func (b *books) letGo(goes func(*entry) bool) {
 	if b.frozen {
 		return
 	}
-	for range len(b.entries) {
-		e := b.policy.Victim()
-		if e == nil || b.used() <= limit {
-			return
-		}
+	var read []*entry
+	for e := b.policy.Victim(); e != nil && goes(e); e = b.policy.Victim() {
 		if e.readers > 0 {
-			b.policy.Touch(e)
+			read = append(read, e)
+			b.policy.Forget(e) // for now: what comes after it may have to go
 			continue
 		}
 		b.remove(e)
 		b.evicted++
+	}
+	for _, e := range read {
+		b.policy.Touch(e)
 	}
 }
 
@@ -133,9 +139,7 @@ func (b *books) enter(e *entry, path string) {
 	}
 	b.entries[e.slot.mark()] = e
 	b.kept += e.size
-	if e.copied {
-		b.copies += e.size
-	}
+	b.copies += e.copied()
 	if b.isPinned(e) {
 		b.fixed += e.size
 	}
@@ -151,9 +155,7 @@ func (b *books) remove(e *entry) {
 	delete(b.entries, e.slot.mark())
 	delete(b.away, e)
 	b.kept -= e.size
-	if e.copied {
-		b.copies -= e.size
-	}
+	b.copies -= e.copied()
 	if b.isPinned(e) {
 		b.fixed -= e.size
 	}
@@ -189,12 +191,16 @@ func (b *books) scrap(g gone) {
 
 // add enters proven content, with the readers it has already; what was promised to it becomes part of it. Its bytes
 // are at path, and it is not evicted, until settle.
-func (b *books) add(s slot, size, promised int64, path string, readers int) *entry {
+func (b *books) add(s slot, size, promised int64, path string, readers int, k Keeping) *entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.promised -= promised
+	if old := b.find(s); old != nil {
+		k = min(k, old.keeping) // two registries may have sent it, and who wanted it to stay still does
+	}
 	e := &entry{slot: s, size: size, proven: true, readers: int32(readers)}
 	b.enter(e, path)
+	b.setKeeping(e, k)
 	return e
 }
 
@@ -215,73 +221,6 @@ func (b *books) settle(e *entry) bool {
 	delete(b.away, e)
 	b.prefer(e)
 	return true
-}
-
-// note enters what a look at the disk found and reports whether s is held: not where it is about to be removed.
-func (b *books) note(s slot, size int64, proven bool) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.find(s) != nil {
-		return true
-	}
-	if _, ok := b.buried[s.mark()]; ok || b.buried == nil {
-		return false
-	}
-	e := &entry{slot: s, size: size, proven: proven}
-	b.enter(e, "")
-	b.prefer(e)
-	b.discovered(size)
-	return true
-}
-
-// discovered says that n bytes more than was thought are on disk, and so not in the way of anything. b.mu is held.
-func (b *books) discovered(n int64) { b.budget = min(b.wanted, b.budget+n) }
-
-// merge puts what the scan found, oldest first, behind what was used since the start. complete says that there is
-// nothing else to be found.
-func (b *books) merge(found []*entry, complete bool) {
-	// A million entries take seconds to enter, so that is done on books of their own.
-	all := newBooks(0, func() {})
-	for _, e := range found {
-		all.enter(e, "")
-		all.policy.Touch(e)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for m := range b.buried {
-		all.lose(m)
-	}
-	for m, e := range b.entries {
-		all.lose(m)
-		all.enter(e, "")
-	}
-	for _, e := range b.policy.Order() {
-		all.policy.Touch(e)
-	}
-	b.discovered(all.kept - b.kept)
-	b.entries, b.policy, b.kept, b.copies, b.fixed = all.entries, all.policy, all.kept, all.copies, 0
-	for d := range b.pinned {
-		if e := b.find(slot{digest: d}); e != nil {
-			b.policy.Forget(e)
-			b.fixed += e.size
-		}
-	}
-	if complete {
-		b.buried = nil
-	}
-	b.shrink(b.budget)
-}
-
-// lose drops what is under m without a trace.
-func (b *books) lose(m mark) {
-	if e := b.entries[m]; e != nil {
-		b.policy.Forget(e)
-		delete(b.entries, m)
-		b.kept -= e.size
-		if e.copied {
-			b.copies -= e.size
-		}
-	}
 }
 
 // has reports whether s is on the books.
@@ -336,16 +275,16 @@ func (b *books) closed(e *entry) {
 	case e.readers > 0:
 	case !held:
 		b.ghosts -= e.size
-	case e.passing && !b.isPinned(e):
+	case e.keeping == Passing:
 		b.remove(e)
 	}
 }
 
-// look is where e's bytes are, "" being their own place, and whether they are proven, now.
-func (b *books) look(e *entry) (path string, proven bool) {
+// look is where e's bytes are, "" being their own place, and what else is known of it, now.
+func (b *books) look(e *entry) (path string, now entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.away[e], e.proven
+	return b.away[e], *e
 }
 
 // proved notes that e's bytes were hashed and are right.

@@ -150,7 +150,7 @@ func New(ctx context.Context, src Source, o Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMemory(o.Memory)
+	m, err := newMemory(o.Memory, o.Keep != nil)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -258,10 +258,14 @@ func unheld(err error) bool { return errors.Is(err, ErrNotHeld) || errors.Is(err
 // once the source has answered, so that its refusals are errors here and not torn answers later.
 func (c *Cache) Open(ctx context.Context, ref Ref, want Want) (*Blob, error) {
 	b, err := c.openAny(ctx, ref, want)
-	if err == nil {
-		c.stats.opened[b.From].Add(1)
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	c.stats.opened[b.From].Add(1)
+	if KeepOf(ctx) {
+		c.retain(ref, b)
+	}
+	return b, nil
 }
 
 func (c *Cache) openAny(ctx context.Context, ref Ref, want Want) (*Blob, error) {
@@ -296,7 +300,7 @@ func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 		if err := c.permit(ctx, ref, doc.Size); err != nil {
 			return nil, err
 		}
-		return c.served(doc, Found{From: from}), nil
+		return c.served(ref, doc, Found{From: from}), nil
 	}
 	b := &Blob{Found: Found{Desc: Desc{Digest: ref.Digest}, From: FromMemory}, c: c, ref: ref, caller: CallerOf(ctx)}
 	if doc, ok := c.memory.get(ref.Digest); ok {
@@ -325,21 +329,6 @@ func (c *Cache) openHeld(ctx context.Context, ref Ref) (*Blob, error) {
 		}
 	}
 	return b, nil
-}
-
-// lift copies a small blob from disk into memory, and serves it from there.
-func (c *Cache) lift(b *Blob) error {
-	h := b.held
-	defer func() { _ = h.Close() }()
-	data := make([]byte, h.size)
-	if n, err := h.ReadAt(data, 0); n < len(data) || !b.ref.Digest.Names(data) {
-		c.disk.bad(h.entry, errors.Join(err, ErrCorrupt))
-		return ErrNotHeld
-	}
-	c.disk.books.proved(h.entry)
-	c.memory.put(&document{Desc: b.Desc, data: data})
-	b.data, b.held = data, nil
-	return nil
 }
 
 // Holds reports whether content has landed; whoever may have it.

@@ -155,7 +155,7 @@ func withLiveDirect(ctx context.Context, direct func() bool) context.Context {
 	return context.WithValue(ctx, directKey{}, direct)
 }
 
-// WithKeep returns ctx for an asker who wants what is fetched to stay here, whoever else keeps it.
+// WithKeep returns ctx for an asker who wants what is opened to stay here, held or fetched, whoever else keeps it.
 func WithKeep(ctx context.Context) context.Context {
 	return context.WithValue(ctx, keepKey{}, true)
 }

@@ -226,7 +226,7 @@ func (d *disk) enter(e *entry) (*held, bool) {
 }
 
 func (d *disk) openEntry(e *entry) (*held, error) {
-	path, proven := d.books.look(e)
+	path, now := d.books.look(e)
 	f, err := d.fs.OpenFile(cmp.Or(path, d.path(e.slot)), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) && path != "" { // committed between the look and the open
 		f, err = d.fs.OpenFile(d.path(e.slot), os.O_RDONLY, 0)
@@ -242,7 +242,7 @@ func (d *disk) openEntry(e *entry) (*held, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return &held{File: f, size: e.size, proven: proven, disk: d, digest: e.slot.digest, entry: e}, nil
+	return &held{File: f, size: e.size, proven: now.proven, disk: d, digest: e.slot.digest, entry: e}, nil
 }
 
 // bad drops content that turned out to be damaged.

@@ -53,14 +53,14 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob
 		if err != nil {
 			return nil, err
 		}
-		return c.served(doc, Found{From: from}), nil
+		return c.served(ref, doc, Found{From: from}), nil
 	}
 	if ref.Kind == KindTags {
 		found, doc, err := c.openTags(ctx, ref, heldOnly)
 		if err != nil {
 			return nil, err
 		}
-		return c.served(doc, found), nil
+		return c.served(ref, doc, found), nil
 	}
 	found, doc, err := c.openName(ctx, ref, heldOnly)
 	if errors.Is(err, errMoved) {
@@ -70,7 +70,7 @@ func (c *Cache) openDocument(ctx context.Context, ref Ref, heldOnly bool) (*Blob
 	if err != nil {
 		return nil, err
 	}
-	return c.served(doc, found), nil
+	return c.served(ref, doc, found), nil
 }
 
 // errMoved says that what a name was last said to be does not exist, any more or at all.
@@ -95,17 +95,21 @@ func (c *Cache) content(ctx context.Context, ref Ref, heldOnly bool) (*document,
 	return doc, from, err
 }
 
-func (c *Cache) served(doc *document, found Found) *Blob {
+func (c *Cache) served(ref Ref, doc *document, found Found) *Blob {
 	found.Desc = doc.Desc
-	c.touch(doc)
+	c.touch(ref, doc)
 	return &Blob{Found: found, c: c, data: doc.data}
 }
 
-// touch tells the policy that a manifest is in use, and so what it contains. Once a second is often enough.
-func (c *Cache) touch(doc *document) {
+// touch tells the policy that a manifest is in use, and so what it contains; one that lies in memory alone goes to disk,
+// if it is this member's by now. Once a second is often enough.
+func (c *Cache) touch(ref Ref, doc *document) {
 	now := time.Now().Unix()
 	if doc.touched.Swap(now) == now {
 		return
+	}
+	if ref.Kind == KindManifest && !c.disk.holds(doc.Digest) && c.Keeps(ref) {
+		c.shelve(ref, doc.Desc, doc.data, Kept)
 	}
 	slots := make([]slot, 0, len(doc.children)+1)
 	for _, k := range doc.children {
@@ -182,7 +186,7 @@ func (c *Cache) heldDocument(ref Ref, d Digest) (*document, Tier) {
 		return nil, 0 // a blob under a manifest's name: only the upstream can say what is right
 	}
 	doc.Digest = d
-	c.memory.put(doc)
+	c.memory.put(doc, h.keeping())
 	return doc, FromDisk
 }
 
@@ -252,17 +256,23 @@ func (c *Cache) identify(ref Ref, a Answer, data []byte) (Digest, error) {
 
 // keep puts a proven document into the tiers and notes what it says. wanted: it is to stay, whoever else keeps it.
 func (c *Cache) keep(who asked, doc *document, wanted bool) {
-	c.memory.put(doc)
-	if k := c.keeping(who.ref, wanted); k != Passing { // else it was served, and another member keeps it
-		if err := c.disk.keep(doc.Digest, doc.data, k == HotCopy); err != nil {
-			c.log.Debug("kept in memory only", zap.Stringer("ref", who.ref), zap.Error(err))
-		} else {
-			c.announce(who.ref.At(doc.Digest), doc.Desc, k)
-		}
+	k := c.keeping(who.ref, wanted)
+	c.memory.put(doc, k)
+	if k != Passing { // else it was served, and another member keeps it
+		c.shelve(who.ref, doc.Desc, doc.data, k)
 	}
 	c.stats.landed.Add(1)
 	if who.ref.Kind == KindManifest {
 		c.proved(who.at(doc.Digest), doc.Size)
 		c.family(doc)
 	}
+}
+
+// shelve puts what is whole in memory on disk, too.
+func (c *Cache) shelve(ref Ref, d Desc, data []byte, k Keeping) {
+	if err := c.disk.keep(d.Digest, data, k); err != nil {
+		c.log.Debug("kept in memory only", zap.Stringer("ref", ref), zap.Error(err))
+		return
+	}
+	c.announce(ref.At(d.Digest), d, k)
 }

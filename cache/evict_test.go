@@ -147,7 +147,7 @@ func TestWaterMarks(t *testing.T) {
 	const budget = 64 << 10
 	b := newBooks(budget, func() {})
 	add := func(i byte) {
-		e := b.add(slot{digest: Sum([]byte{i})}, 1<<10, 1<<10, "somewhere", 0)
+		e := b.add(slot{digest: Sum([]byte{i})}, 1<<10, 1<<10, "somewhere", 0, Kept)
 		b.settle(e)
 	}
 	for i := range byte(64) {
@@ -294,7 +294,7 @@ func booksRandomly(r *rand.Rand) error {
 		case 1:
 			if s.partial = 0; promised >= n {
 				promised -= n
-				waiting[b.add(s, n, n, path, 0)] = path
+				waiting[b.add(s, n, n, path, 0, Kept)] = path
 			}
 		case 2:
 			for e := range waiting {

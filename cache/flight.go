@@ -344,14 +344,8 @@ func (f *flight) land() {
 	f.part.close()
 	f.c.mu.Lock()
 	f.mu.Lock()
-	f.entry = f.part.land(f.size, len(f.riders))
 	keeping := f.c.keeping(f.who.ref.At(f.key.digest), f.keep)
-	switch keeping {
-	case HotCopy:
-		f.c.disk.books.spare(f.entry)
-	case Passing:
-		f.c.disk.books.pass(f.entry)
-	}
+	f.entry = f.part.land(f.size, len(f.riders), keeping)
 	f.fire()
 	f.mu.Unlock()
 	delete(f.c.flights, f.key)

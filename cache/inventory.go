@@ -20,7 +20,7 @@ func (c *Cache) Inventory(skip, n int) (things []Thing, more bool) {
 	entries, more := c.disk.books.recent(skip, n)
 	found := make(map[Digest]*Thing, len(entries))
 	for _, e := range entries {
-		found[e.slot.digest] = &Thing{Size: e.size, HotCopy: e.copied}
+		found[e.slot.digest] = &Thing{Size: e.size, HotCopy: e.keeping == HotCopy}
 	}
 	c.facts.scan(linkFact, func(key string, value []byte) bool {
 		if l, ok := decodeLink(value); ok {
@@ -58,12 +58,12 @@ func (b *books) recent(skip, n int) (list []entry, more bool) {
 	defer b.mu.Unlock()
 	order := b.policy.Order()
 	for e := range b.away { // it landed just now, and the policy does not know of it yet
-		if !b.isPinned(e) && !e.passing {
+		if !b.isPinned(e) {
 			order = append(order, e)
 		}
 	}
 	for _, e := range slices.Backward(order) {
-		if e.slot.partial != 0 || e.passing {
+		if e.slot.partial != 0 || e.keeping == Passing {
 			continue
 		}
 		if skip--; skip >= 0 {
@@ -77,23 +77,13 @@ func (b *books) recent(skip, n int) (list []entry, more bool) {
 	return list, false
 }
 
-// Rank has content that is held be a hot copy, or no longer one.
-func (c *Cache) Rank(d Digest, hotCopy bool) {
-	b := c.disk.books
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if e := b.find(slot{digest: d}); e != nil && !(hotCopy && b.isPinned(e)) {
-		b.setCopied(e, hotCopy)
-	}
-}
-
-// Room is the part of the disk's budget that is free, 0 to 1.
+// Room is the part of the disk's budget that is free, or has hot copies, which go first; 0 to 1.
 func (c *Cache) Room() float64 {
 	used, budget, _, _ := c.disk.books.sums()
 	if budget <= 0 {
 		return 0
 	}
-	return max(0, float64(budget-used)/float64(budget))
+	return max(0, float64(budget-used+c.disk.books.copiedBytes())/float64(budget))
 }
 
 // Names calls fn for the tags that are known, with what they were when their registry last said so.

@@ -4,7 +4,8 @@ package cache
 type Keeping uint8
 
 // Kept stays for as long as there is room. A HotCopy is here beside what another member of the cluster keeps: all of them
-// together have a bounded part of the disk, and go first. What is Passing goes with its last reader.
+// together have a bounded part of the disk, where they go first, and of the memory. What is Passing goes with its last
+// reader. What stays longer is less.
 const (
 	Kept Keeping = iota
 	HotCopy
@@ -25,8 +26,8 @@ func (c *Cache) Keeps(ref Ref) bool { return c.keeping(ref, false) == Kept }
 // owns reports whether other members have a thing fetched by this one.
 func (c *Cache) owns(ref Ref) bool { return c.o.Owns != nil && c.o.Owns(ref) }
 
-// copyShare is the part of the budget that hot copies may have. In a registry's trace a tenth of the bytes gets four
-// fifths of the requests; what is kept beyond that takes room from what nobody else has.
+// copyShare is the part of a budget, of the disk and of memory, that hot copies may have. In a registry's trace a tenth of
+// the bytes gets four fifths of the requests; what is kept beyond that takes room from what nobody else has.
 const copyShare = 10 // percent
 
 // ranks is the Policy of a member: hot copies go first, and then what was not touched for longest.
@@ -35,7 +36,7 @@ type ranks struct{ copies, rest lru }
 func newRanks() ranks { return ranks{newLRU(), newLRU()} }
 
 func (r ranks) Touch(e *entry) {
-	if e.copied {
+	if e.keeping == HotCopy {
 		r.copies.Touch(e)
 		return
 	}
@@ -63,59 +64,70 @@ func (c *Cache) announce(ref Ref, d Desc, k Keeping) {
 	}
 }
 
-// spare makes e a hot copy.
-func (b *books) spare(e *entry) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.setCopied(e, true)
-}
-
-// own makes what is held no hot copy any more.
-func (b *books) own(s slot) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if e := b.find(s); e != nil {
-		b.setCopied(e, false)
+// retain has what is held stay here, whoever owns it, because its reader wants that (see WithKeep): what lies in memory
+// alone is put on disk. What is arriving knows of its readers by itself.
+func (c *Cache) retain(ref Ref, b *Blob) {
+	switch {
+	case b.data == nil || c.disk.holds(b.Digest):
+		c.Rank(b.Digest, false)
+	default:
+		c.shelve(ref, b.Desc, b.data, Kept)
+		c.memory.rank(b.Digest, Kept)
 	}
 }
 
-// setCopied makes e a hot copy, or no longer one. b.mu is held.
-func (b *books) setCopied(e *entry, copied bool) {
-	if e.copied == copied || b.entries[e.slot.mark()] != e {
-		return
+// Rank has content that is held be a hot copy, or this member's own.
+func (c *Cache) Rank(d Digest, hotCopy bool) {
+	k := Kept
+	if hotCopy {
+		k = HotCopy
+	}
+	if c.disk.books.rank(d, k) {
+		c.memory.rank(d, k)
+	}
+}
+
+// rank has landed content be kept as k says, and reports whether it was not before.
+func (b *books) rank(d Digest, k Keeping) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.find(slot{digest: d})
+	return e != nil && b.setKeeping(e, k)
+}
+
+// setKeeping has e be kept as k says, and reports whether it was not before. What is pinned stays Kept. b.mu is held.
+func (b *books) setKeeping(e *entry, k Keeping) bool {
+	if e.keeping == k || k != Kept && b.isPinned(e) {
+		return false
 	}
 	b.policy.Forget(e)
-	if e.copied = copied; !copied {
-		b.copies -= e.size
-	} else {
-		b.copies += e.size
-	}
-	if b.away[e] == "" { // else once it is settled
+	b.copies -= e.copied()
+	e.keeping = k
+	b.copies += e.copied()
+	switch {
+	case k == Passing && e.readers == 0:
+		b.remove(e)
+	case b.away[e] == "": // else once it is settled
 		b.prefer(e)
 	}
 	b.trimCopies()
+	return true
+}
+
+// copied is how many of e's bytes are a hot copy.
+func (e *entry) copied() int64 {
+	if e.keeping != HotCopy {
+		return 0
+	}
+	return e.size
 }
 
 // trimCopies has hot copies go that are more than their share. b.mu is held.
 func (b *books) trimCopies() {
-	for range len(b.entries) {
-		if b.copies <= b.budget/100*copyShare {
-			return
-		}
-		e := b.policy.Victim()
-		if e == nil || !e.copied {
-			return
-		}
-		if e.readers > 0 {
-			b.policy.Touch(e) // it goes the next time
-			return
-		}
-		b.remove(e)
-		b.evicted++
-	}
+	b.letGo(func(e *entry) bool { return e.keeping == HotCopy && b.copies > b.budget/100*copyShare })
 }
 
-// copied is how many bytes are hot copies.
+// copiedBytes is how many bytes are hot copies.
 func (b *books) copiedBytes() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

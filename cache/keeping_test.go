@@ -39,6 +39,9 @@ func TestHotCopies(t *testing.T) {
 		if n := c.disk.books.copiedBytes(); n > 10*size || n < 8*size {
 			t.Errorf("%d bytes are hot copies, of a budget of %d", n, 100*size)
 		}
+		if room := c.Room(); room != 1 {
+			t.Errorf("%v of the disk is free, or has hot copies", room)
+		}
 		if c.Holds(copies[0].Digest) || !c.Holds(copies[29].Digest) {
 			t.Error("it is not the oldest that went")
 		}
@@ -74,4 +77,150 @@ func TestHotCopies(t *testing.T) {
 			t.Errorf("a copy does not come last: %+v", things[len(things)-1])
 		}
 	})
+}
+
+// TestKeptForAReader: whoever wants it to stay has it stay, whatever it was held as before: on disk, and as this member's
+// own.
+func TestKeptForAReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSharing(t)
+		var landed []Ref
+		s.o.Landed = func(ref Ref, _ Desc, k Keeping) {
+			if k == Kept {
+				landed = append(landed, ref)
+			}
+		}
+		s.keeping = Passing
+		image := imageOf("1")
+		manifest := s.h.tag("docker.io", "library/a", "1", image).At(Sum(image))
+		if err := read(t.Context(), s.Cache, manifest, 0, -1, image); err != nil {
+			t.Fatal(err)
+		}
+		data := noise(1, 1<<20)
+		passing := s.h.put("docker.io", "library/a", data)
+		first, err := s.Open(t.Context(), passing, Whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		copied := s.fetch(t, HotCopy, 1, 2)[0]
+		lost := s.fetch(t, HotCopy, 1, 2)[0]
+		s.disk.books.discard(slot{digest: lost.Digest}) // which memory does not hear of
+
+		s.keeping = Passing
+		all := []Ref{manifest, passing, copied, lost}
+		for range 2 {
+			for _, ref := range all {
+				b, err := s.Open(WithKeep(t.Context()), ref, Whole)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, ref := range all {
+			if !s.Holds(ref.Digest) {
+				t.Errorf("%s is not on disk", ref)
+			}
+		}
+		if s.Stats().HotCopyBytes != 0 || s.inMemory(all) != 3 || s.memory.copies.RemainingCost() != s.memory.copies.MaxCost() {
+			t.Error("something is a hot copy still")
+		}
+		if len(landed) != 2 || landed[0] != manifest || landed[1] != lost {
+			t.Errorf("told of %v: what was put on disk are %s and %s", landed, manifest, lost)
+		}
+	})
+}
+
+// TestPinnedCopies: what is pinned is no hot copy, and takes no room from those that are.
+func TestPinnedCopies(t *testing.T) {
+	const size = 1 << 20
+	b := newBooks(100*size, func() {})
+	digest := func(i byte) Digest { return Sum([]byte{i}) }
+	add := func(i byte) {
+		b.settle(b.add(slot{digest: digest(i)}, size, 0, "somewhere", 0, HotCopy))
+	}
+	pinned := []Digest{digest(0), digest(1), digest(2)}
+	b.pin(pinned[:1]) // before it comes
+	for i := range byte(8) {
+		add(i)
+	}
+	b.pin(pinned[1:])
+	if b.rank(pinned[0], HotCopy) || b.rank(pinned[1], Passing) {
+		t.Error("what is pinned is to go")
+	}
+	if n := b.copiedBytes(); n != 5*size {
+		t.Errorf("%d bytes are hot copies, want %d", n, 5*size)
+	}
+	for i := range byte(5) {
+		add(8 + i)
+	}
+	if n, fixed := b.copiedBytes(), b.fixedBytes(); n != 10*size || fixed != 3*size {
+		t.Errorf("%d bytes are hot copies and %d pinned, want %d and %d", n, fixed, 10*size, 3*size)
+	}
+	b.unpin(pinned)
+	add(20)
+	for _, d := range pinned {
+		if !b.has(slot{digest: d}) {
+			t.Errorf("%s went before the hot copies", d)
+		}
+	}
+}
+
+// TestLandsAgain: what lands a second time, from another registry, stays as long as the first time.
+func TestLandsAgain(t *testing.T) {
+	b := newBooks(1<<20, func() {})
+	s := slot{digest: Sum(nil)}
+	for _, x := range []struct {
+		comes, is Keeping
+		copies    int64
+	}{{HotCopy, HotCopy, 10}, {Passing, HotCopy, 10}, {Kept, Kept, 0}, {HotCopy, Kept, 0}, {Passing, Kept, 0}} {
+		e := b.add(s, 10, 0, "somewhere", 0, x.comes)
+		if b.settle(e); e.keeping != x.is || !b.has(s) || b.copiedBytes() != x.copies || b.inUse() != 10 {
+			t.Errorf("%+v: it is %d, %d bytes are hot copies, of %d", x, e.keeping, b.copiedBytes(), b.inUse())
+		}
+	}
+}
+
+// TestReadCopies: hot copies that are being read are passed over, and keep nothing else from making room.
+func TestReadCopies(t *testing.T) {
+	const size = 1 << 20
+	b := newBooks(100*size, func() {})
+	digest := func(i byte) Digest { return Sum([]byte{i}) }
+	add := func(i byte, k Keeping, readers int) {
+		if b.reserve(size) {
+			b.settle(b.add(slot{digest: digest(i)}, size, size, "somewhere", readers, k))
+		}
+	}
+	for i := range byte(97) {
+		add(i, Kept, 0)
+	}
+	for i := byte(97); i < 100; i++ {
+		add(i, HotCopy, int(i)-97) // the last two are being read
+	}
+	add(100, Kept, 0)
+	add(101, Kept, 0)
+	for i, held := range map[byte]bool{0: false, 96: true, 97: false, 98: true, 99: true, 100: true, 101: true} {
+		if b.has(slot{digest: digest(i)}) != held {
+			t.Errorf("%d is held: %t", i, !held)
+		}
+	}
+	for i := byte(102); i < 120; i++ {
+		add(i, HotCopy, 1)
+	}
+	if n := b.copiedBytes(); n != 20*size {
+		t.Errorf("%d bytes are hot copies, and all are being read", n)
+	}
+	for i := byte(102); i < 120; i++ {
+		b.closed(b.entries[slot{digest: digest(i)}.mark()])
+	}
+	b.rank(digest(101), HotCopy)
+	if n := b.copiedBytes(); n != 10*size || !b.has(slot{digest: digest(98)}) || !b.has(slot{digest: digest(101)}) {
+		t.Errorf("%d bytes are hot copies, and most are read by nobody any more", n)
+	}
 }

@@ -28,8 +28,8 @@ const (
 
 // land enters proven content on the books and queues it to be committed. From now on it is held: readers are served
 // from path until it has its name.
-func (d *disk) land(g Digest, path string, size, promised int64, readers int) *entry {
-	e := d.books.add(slot{digest: g}, size, promised, path, readers)
+func (d *disk) land(g Digest, path string, size, promised int64, readers int, k Keeping) *entry {
+	e := d.books.add(slot{digest: g}, size, promised, path, readers, k)
 	d.mu.Lock()
 	d.queue = append(d.queue, landing{e, path})
 	d.mu.Unlock()
@@ -37,11 +37,12 @@ func (d *disk) land(g Digest, path string, size, promised int64, readers int) *e
 	return e
 }
 
-// keep writes content that is whole in memory, and proven, to the disk; unless somebody keeps it already, as a hot copy.
-func (d *disk) keep(g Digest, data []byte, copied bool) error {
+// keep writes content that is whole in memory, and proven, to the disk, as Kept or as a HotCopy; which it is only as long
+// as nobody keeps it.
+func (d *disk) keep(g Digest, data []byte, k Keeping) error {
 	if d.holds(g) {
-		if !copied {
-			d.books.own(slot{digest: g})
+		if k == Kept {
+			d.books.rank(g, k)
 		}
 		return nil
 	}
@@ -58,9 +59,7 @@ func (d *disk) keep(g Digest, data []byte, copied bool) error {
 		d.failed(err)
 		return err
 	}
-	if e := d.land(g, path, n, n, 0); copied {
-		d.books.spare(e)
-	}
+	d.land(g, path, n, n, 0, k)
 	return nil
 }
 

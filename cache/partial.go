@@ -243,8 +243,8 @@ func (p *partial) park(held int64) {
 
 // land hands the file over to be committed, with the readers it has. Its map stays until then: a process that is
 // killed meanwhile has a whole download to continue.
-func (p *partial) land(size int64, readers int) *entry {
-	return p.disk.land(p.slot.digest, p.path, size, p.promised, readers)
+func (p *partial) land(size int64, readers int, k Keeping) *entry {
+	return p.disk.land(p.slot.digest, p.path, size, p.promised, readers, k)
 }
 
 // record is one line of the map: n bytes from off on, and their checksum.

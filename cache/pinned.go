@@ -17,8 +17,12 @@ func (b *books) pin(digests []Digest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, d := range digests {
+		e := b.find(slot{digest: d})
+		if e != nil {
+			b.setKeeping(e, Kept)
+		}
 		b.pinned[d]++
-		if e := b.find(slot{digest: d}); e != nil && b.pinned[d] == 1 {
+		if e != nil && b.pinned[d] == 1 {
 			b.policy.Forget(e)
 			b.fixed += e.size
 		}
@@ -68,18 +72,6 @@ func (b *books) size(s slot) int64 {
 		return e.size
 	}
 	return 0
-}
-
-// pass has e go once its readers are gone.
-func (b *books) pass(e *entry) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.isPinned(e) {
-		return
-	}
-	if e.passing = true; e.readers == 0 && b.entries[e.slot.mark()] == e {
-		b.remove(e)
-	}
 }
 
 // freeze has nothing evicted any more.

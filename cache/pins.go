@@ -143,7 +143,7 @@ func (s *pins) put(ctx context.Context, p Pin) (left bool, err error) {
 func (c *Cache) secure(ctx context.Context, p Pin) error {
 	for _, x := range p.Parts {
 		if doc, ok := c.memory.get(x.Digest); ok && !c.disk.holds(x.Digest) { // what another member keeps
-			if err := c.disk.keep(x.Digest, doc.data, false); err != nil {
+			if err := c.disk.keep(x.Digest, doc.data, Kept); err != nil {
 				return fmt.Errorf("%s: %w", x.Ref, err)
 			}
 		}

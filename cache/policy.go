@@ -29,8 +29,7 @@ type entry struct {
 	size    int64
 	readers int32
 	proven  bool // hashed by this process, or by one that ended in good order
-	passing bool // it goes with its last reader
-	copied  bool // a hot copy of what another member keeps
+	keeping Keeping
 }
 
 // Policy orders what goes first when room is needed. It is called under the books' lock and never blocks.

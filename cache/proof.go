@@ -27,9 +27,16 @@ func (c *Cache) sized(ref Ref, h *held) bool {
 
 func (h *held) isProven() bool {
 	if !h.proven {
-		_, h.proven = h.disk.books.look(h.entry)
+		_, now := h.disk.books.look(h.entry)
+		h.proven = now.proven
 	}
 	return h.proven
+}
+
+// keeping says what becomes of it, as of now.
+func (h *held) keeping() Keeping {
+	_, now := h.disk.books.look(h.entry)
+	return now.keeping
 }
 
 // prove hashes the whole file, unless that was done. One that fails is rotten.

@@ -159,7 +159,7 @@ func (c *Copies) others(ref cache.Ref) []Member {
 	if v == nil {
 		return nil
 	}
-	order := v.Ring.Owners(KeyOf(ref), max(1, c.Router.Replicas))
+	order := c.keepers(v.Ring, ref)
 	others := make([]Member, 0, len(order))
 	for _, m := range order {
 		if m.Name != v.Self {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,6 +160,15 @@ func TestHandOver(t *testing.T) {
 		if taken == 0 || !all {
 			t.Errorf("%d things were taken, all: %t", taken, all)
 		}
+		things, _ := n.store.Inventory(0, 1000)
+		for _, x := range things { // of which the others have the manifests in memory anyway
+			owner := n.view.Load().Ring.Owners(KeyOf(x.Ref), 1)[0]
+			for _, m := range c.without(n) {
+				if m.Name == owner.Name && !m.store.Holds(x.Ref.Digest) {
+					t.Errorf("%s is not on the disk of %s", x.Ref, m.Name)
+				}
+			}
+		}
 		c.kill(n)
 		c.pullAll(c.without(n), refs)
 		w.none(t, "after a leave")
@@ -303,6 +313,52 @@ func TestHotBlob(t *testing.T) {
 	})
 }
 
+// TestHotCopyOutlives: a hot copy whose owner died is brought to the next one; those whose owner lives are offered to nobody.
+func TestHotCopyOutlives(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		ref := w.blob(1<<20, 1)
+		c := newTown(t, w, 5)
+		named := func(i int) *node {
+			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 5)[i]
+			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
+		}
+		dead, n := named(0), named(4)
+		b, err := n.store.Open(cache.WithKeep(t.Context()), ref, cache.Whole)
+		if err == nil {
+			err = errors.Join(b.Prove(t.Context()), b.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.store.Rank(ref.Digest, true)
+
+		time.Sleep(time.Minute) // the first round
+		var offers atomic.Int32
+		for _, m := range c.nodes {
+			h := m.server.Handler
+			m.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == offerPath {
+					offers.Add(1)
+				}
+				h.ServeHTTP(w, r)
+			})
+		}
+		time.Sleep(roundEvery + time.Minute)
+		if s := n.copies.Stats(); s.Rounds < 2 || offers.Load() > 0 {
+			t.Errorf("%d offers to who has it, in %d rounds", offers.Load(), s.Rounds)
+		}
+		w.forget()
+		c.kill(dead)
+		time.Sleep(5 * time.Minute)
+		if s := n.copies.Stats(); s.Repaired != 1 || offers.Load() != 1 {
+			t.Errorf("%d were taken, of %d offers, by who owns it now, want one", s.Repaired, offers.Load())
+		}
+		c.pullAll(c.without(dead), []cache.Ref{ref})
+		w.none(t, "its owner dead")
+	})
+}
+
 // TestBoundedLoad: whose load is above its bound is relieved by the next, where that one holds what is asked for.
 func TestBoundedLoad(t *testing.T) {
 	inBubble(t, "", func(t *testing.T) {
@@ -375,6 +431,25 @@ func TestLyingOffer(t *testing.T) {
 		w.none(t, "offered")
 		if err := victim.pull(t.Context(), w, ref); err != nil && !errors.Is(err, cache.ErrCorrupt) {
 			t.Error(err)
+		}
+	})
+}
+
+// roomless is a store that cannot keep anything.
+type roomless struct{ *cache.Cache }
+
+func (roomless) Holds(cache.Digest) bool { return false }
+
+// TestNoRoomToTake: what could not be kept was not taken, or its last keeper would let go of it.
+func TestNoRoomToTake(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		ref := w.blob(1<<20, 1)
+		c := newTown(t, w, 2)
+		c.pullAll(c.nodes, []cache.Ref{ref})
+		x := &Taker{Store: roomless{c.nodes[0].store}}
+		if err := x.fetch(t.Context(), ref, c.nodes[1].Name, false); !errors.Is(err, cache.ErrNoRoom) {
+			t.Errorf("%v, want %v", err, cache.ErrNoRoom)
 		}
 	})
 }

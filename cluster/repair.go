@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ const chunk = 50_000
 // tend repairs after each change of the ring, and once in a while, until ctx ends.
 func (c *Copies) tend(ctx context.Context) {
 	var done *View
+	var before *Ring // by which everything was where it belongs
 	again, soon := time.NewTimer(roundEvery), false
 	defer again.Stop()
 	for ctx.Err() == nil {
@@ -28,8 +30,10 @@ func (c *Copies) tend(ctx context.Context) {
 			}
 			done = v
 			again.Reset(roundEvery)
-			if soon = !c.round(ctx, v); soon {
+			if soon = !c.round(ctx, v, before); soon {
 				again.Reset(againAfter)
+			} else if now := c.Router.view(); now != nil && now.Ring == v.Ring {
+				before = v.Ring
 			}
 			continue
 		}
@@ -73,9 +77,9 @@ func (c *Copies) quiet(ctx context.Context, v *View) bool {
 	}
 }
 
-// round looks through all that is held and has it be where it belongs by v. It reports whether it came to its end, and
-// all was taken.
-func (c *Copies) round(ctx context.Context, v *View) bool {
+// round looks through all that is held and has it be where it belongs by v, as it was by an earlier ring; nil: nobody knows.
+// It reports whether all was taken, as far as it came.
+func (c *Copies) round(ctx context.Context, v *View, before *Ring) bool {
 	c.count.rounds.Add(1)
 	whole := c.giveNames(ctx)
 	for skip, more := 0, true; more; skip += chunk {
@@ -85,7 +89,7 @@ func (c *Copies) round(ctx context.Context, v *View) bool {
 			if now := c.Router.view(); ctx.Err() != nil || now == nil || now.Ring != v.Ring {
 				return true // there is another round, or none
 			}
-			taken := c.offer(ctx, v, things[at:min(len(things), at+mostThings)], false)
+			taken := c.offer(ctx, v, before, things[at:min(len(things), at+mostThings)], false)
 			c.count.repaired.Add(uint64(taken.taken))
 			whole = whole && taken.all
 		}
@@ -99,18 +103,19 @@ type outcome struct {
 	all   bool // everybody has what they are to have
 }
 
-// offer offers things to those who are to keep them by v. What all of them have, and this member is not to keep, is a hot
-// copy from now on.
-func (c *Copies) offer(ctx context.Context, v *View, things []cache.Thing, hurry bool) (sum outcome) {
+// offer offers things to those who are to keep them by v; hot copies only to those who were not to by an earlier ring: else
+// they have them, and one whose owner died is all there is of it. What all of them have, and this member is not to keep, is
+// a hot copy from now on.
+func (c *Copies) offer(ctx context.Context, v *View, before *Ring, things []cache.Thing, hurry bool) (sum outcome) {
 	sum.all = true
 	lists := map[string][]cache.Thing{}
 	to := map[string]Member{}
 	var foreign []cache.Thing
 	for _, x := range things {
-		keepers := v.Ring.Owners(KeyOf(x.Ref), max(1, c.Router.Replicas))
+		keepers := c.keepers(v.Ring, x.Ref)
 		mine := isAmong(keepers, v.Self)
 		switch {
-		case x.HotCopy && !mine && !c.Router.alone(x.Ref):
+		case x.HotCopy && !mine && !c.Router.alone(x.Ref) && slices.EqualFunc(keepers, c.keepers(before, x.Ref), sameMember):
 			continue
 		case x.HotCopy && mine:
 			c.Store.Rank(x.Ref.Digest, false)
@@ -136,6 +141,16 @@ func (c *Copies) offer(ctx context.Context, v *View, things []cache.Thing, hurry
 	}
 	return sum
 }
+
+// keepers are to keep a thing by a ring.
+func (c *Copies) keepers(r *Ring, ref cache.Ref) []Member {
+	if r == nil {
+		return nil
+	}
+	return r.Owners(KeyOf(ref), max(1, c.Router.Replicas))
+}
+
+func sameMember(a, b Member) bool { return a.Name == b.Name }
 
 // offerTo offers things to one member and has it take what it lacks. missed collects what it has not.
 func (c *Copies) offerTo(ctx context.Context, m Member, list []cache.Thing, hurry bool, missed map[cache.Digest]bool) (sum outcome) {
@@ -214,7 +229,7 @@ func (c *Copies) HandOver(ctx context.Context) (taken int, all bool) {
 		var things []cache.Thing
 		things, more = c.Store.Inventory(skip, chunk)
 		for at := 0; at < len(things); at += mostThings {
-			sum := c.offer(ctx, v, things[at:min(len(things), at+mostThings)], true)
+			sum := c.offer(ctx, v, v.Ring, things[at:min(len(things), at+mostThings)], true)
 			taken += sum.taken
 			c.count.handed.Add(uint64(sum.taken))
 			if all = all && sum.all; ctx.Err() != nil {

@@ -151,7 +151,13 @@ func (t *Taker) fetch(ctx context.Context, ref cache.Ref, from string, callers b
 	if err != nil {
 		return err
 	}
-	return errors.Join(b.Prove(ctx), b.Close())
+	if err := errors.Join(b.Prove(ctx), b.Close()); err != nil {
+		return err
+	}
+	if !t.Store.Holds(ref.Digest) { // it went by: there is no room, or the disk takes no writes
+		return fmt.Errorf("%s came and could not be kept: %w", ref, cache.ErrNoRoom)
+	}
+	return nil
 }
 
 // names learns what names stand for.
