@@ -41,8 +41,11 @@ type Remotes struct {
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the network
 	Traffic  *Traffic                                                          // nil: nothing is counted
 
-	mu  sync.Mutex
-	all map[string]*remote // by name
+	mu     sync.Mutex
+	all    map[string]*remote // by name
+	closed bool
+
+	soundings sync.WaitGroup
 }
 
 // to is the way to a member, as it is known now.
@@ -53,7 +56,7 @@ func (r *Remotes) to(m Member) *remote {
 		return x
 	}
 	if old := r.all[m.Name]; old != nil {
-		old.transport.CloseIdleConnections()
+		old.end()
 	}
 	if r.all == nil {
 		r.all = map[string]*remote{}
@@ -68,7 +71,7 @@ func (r *Remotes) make(m Member) *remote {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: alive}).DialContext
 	}
-	x := &remote{member: m, traffic: r.Traffic}
+	x := &remote{member: m, traffic: r.Traffic, soundings: &r.soundings, sounding: sounding{over: r.closed}}
 	if x.traffic == nil {
 		x.traffic = new(Traffic)
 	}
@@ -99,7 +102,7 @@ func (r *Remotes) Keep(members map[string]Member) {
 	defer r.mu.Unlock()
 	for name, x := range r.all {
 		if m, ok := members[name]; !ok || m.Addr != x.member.Addr {
-			x.transport.CloseIdleConnections()
+			x.end()
 			delete(r.all, name)
 		}
 	}
@@ -107,7 +110,11 @@ func (r *Remotes) Keep(members map[string]Member) {
 
 // Close closes what is open and unused.
 func (r *Remotes) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.Keep(nil)
+	r.soundings.Wait()
 	return nil
 }
 
@@ -119,6 +126,14 @@ type remote struct {
 	temper    temper
 	load      load
 	traffic   *Traffic
+	sounding  sounding
+	soundings *sync.WaitGroup // of all members
+}
+
+// end is for a member that is gone, or has moved.
+func (x *remote) end() {
+	x.sounding.end()
+	x.transport.CloseIdleConnections()
 }
 
 // ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
@@ -150,7 +165,7 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 	case context.Cause(ctx) != nil && !errors.Is(context.Cause(ctx), errSilent):
 		err = context.Cause(ctx) // who asked is gone, which says nothing of the member
 	default:
-		x.temper.failed(time.Now())
+		x.silent(ctx)
 	}
 	if err != nil {
 		cancel(nil)
@@ -246,7 +261,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.alarm.Stop()
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause == nil || errors.Is(cause, errSilent) { // else nobody wants it any more
-			b.member.temper.failed(time.Now()) // the rest comes another way
+			b.member.silent(b.ctx) // the rest comes another way
 		}
 		err = fmt.Errorf("%w: %w: %w", errMember, err, cache.ErrUnavailable)
 	}
