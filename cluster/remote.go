@@ -96,12 +96,13 @@ func (r *Remotes) make(m Member) *remote {
 	return x
 }
 
-// Keep closes what leads to members that are gone, and forgets how they answered: one that comes back is asked at once.
+// Keep closes what leads to members that are gone, or begin anew, and forgets how they answered: one that comes back is
+// asked at once.
 func (r *Remotes) Keep(members map[string]Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, x := range r.all {
-		if m, ok := members[name]; !ok || m.Addr != x.member.Addr {
+		if m, ok := members[name]; !ok || m.Addr != x.member.Addr || m.State == Joining {
 			x.end()
 			delete(r.all, name)
 		}
