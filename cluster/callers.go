@@ -13,22 +13,14 @@ func (r *Router) forCaller(ctx context.Context, v *View, q question) (cache.Answ
 	if q.resolve || q.ref.Mutable() || q.doubts > 0 {
 		return r.hub(ctx, q)
 	}
-	left := former
-	for _, m := range v.Ring.Owners(KeyOf(q.ref), owners+former) {
-		if m.Name == v.Self || left == 0 {
-			continue
-		}
-		left--
-		vouched := q
-		vouched.vouched = true
-		a, err := r.askHeld(ctx, m, vouched)
-		if err != nil {
-			continue
-		}
-		if _, err := r.Next.Resolve(ctx, q.ref, cache.Whole); err != nil {
-			return cache.Answer{}, errors.Join(err, a.Body.Close())
-		}
-		return a, nil
+	vouched := q
+	vouched.vouched = true
+	a, err := r.held(ctx, r.former(v, q.ref), vouched)
+	if err != nil {
+		return r.hub(ctx, q)
 	}
-	return r.hub(ctx, q)
+	if _, err := r.Next.Resolve(ctx, q.ref, cache.Whole); err != nil {
+		return cache.Answer{}, errors.Join(err, a.Body.Close())
+	}
+	return a, nil
 }

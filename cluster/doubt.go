@@ -29,21 +29,26 @@ func outage(registry string, err error) error {
 	return &cache.OutageError{Registry: registry, Until: time.Now(), Why: err.Error()}
 }
 
-// accused reports whether any of order has sent something else in the place of d of late, and so is not asked for it.
-func (r *Router) accused(order []Member, d cache.Digest) bool {
-	return slices.ContainsFunc(order, func(m Member) bool { return r.Remotes.to(m).temper.liedAbout(d, time.Now()) })
+// accused reports whether a member that may have a thing has sent something else in its place of late, and so is not
+// asked for it.
+func (r *Router) accused(v *View, ref cache.Ref) bool {
+	return slices.ContainsFunc(v.Ring.Owners(KeyOf(ref), near), func(m Member) bool {
+		return r.Remotes.to(m).temper.liedAbout(ref.Digest, time.Now())
+	})
 }
 
 // doubted asks the members for a blob that one of them has sent other bytes of, where the registry cannot be reached: each
 // time another one, for who did is not known. err is what the registry said. A manifest is doubted for one answer only.
-func (r *Router) doubted(ctx context.Context, v *View, order []Member, q question, err error) (cache.Answer, error) {
+func (r *Router) doubted(ctx context.Context, v *View, q question, err error) (cache.Answer, error) {
 	q.anyhow = true
+	order := v.Ring.Owners(KeyOf(q.ref), near)
 	for i := range order {
 		m := order[(i+q.doubts)%len(order)]
 		if m.Name == v.Self {
 			continue
 		}
 		if a, e := r.askHeld(ctx, m, q); e == nil {
+			r.count.held.Add(1)
 			return a, nil
 		}
 	}

@@ -146,7 +146,7 @@ func (r *Remotes) forgive(name string) {
 	defer r.mu.Unlock()
 	if x := r.all[name]; x != nil {
 		x.temper.mu.Lock()
-		x.temper.fails, x.temper.until, x.temper.lies = 0, time.Time{}, 0
+		x.temper.fails, x.temper.shut, x.temper.lies = 0, false, 0
 		x.temper.mu.Unlock()
 	}
 }

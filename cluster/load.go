@@ -69,6 +69,7 @@ func (r *Router) spill(ctx context.Context, v *View, order []Member, q question)
 	}
 	a, err := r.askHeld(ctx, order[1], q)
 	if err == nil {
+		r.count.held.Add(1)
 		r.count.spilt.Add(1)
 	}
 	return a, err == nil

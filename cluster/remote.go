@@ -42,8 +42,11 @@ type Remotes struct {
 	Traffic  *Traffic                                                          // nil: nothing is counted
 	Heat     *Heat                                                             // nil: no hot copies
 
-	mu  sync.Mutex
-	all map[string]*remote // by name
+	mu     sync.Mutex
+	all    map[string]*remote // by name
+	closed bool
+
+	soundings sync.WaitGroup
 }
 
 // to is the way to a member, as it is known now.
@@ -54,7 +57,7 @@ func (r *Remotes) to(m Member) *remote {
 		return x
 	}
 	if old := r.all[m.Name]; old != nil {
-		old.transport.CloseIdleConnections()
+		old.end()
 	}
 	if r.all == nil {
 		r.all = map[string]*remote{}
@@ -69,7 +72,7 @@ func (r *Remotes) make(m Member) *remote {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: alive}).DialContext
 	}
-	x := &remote{member: m, traffic: r.Traffic, heat: r.Heat}
+	x := &remote{member: m, traffic: r.Traffic, heat: r.Heat, soundings: &r.soundings, sounding: sounding{over: r.closed}}
 	if x.traffic == nil {
 		x.traffic = new(Traffic)
 	}
@@ -94,13 +97,14 @@ func (r *Remotes) make(m Member) *remote {
 	return x
 }
 
-// Keep closes what leads to members that are gone, and forgets how they answered: one that comes back is asked at once.
+// Keep closes what leads to members that are gone, or begin anew, and forgets how they answered: one that comes back is
+// asked at once.
 func (r *Remotes) Keep(members map[string]Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, x := range r.all {
-		if m, ok := members[name]; !ok || m.Addr != x.member.Addr {
-			x.transport.CloseIdleConnections()
+		if m, ok := members[name]; !ok || m.Addr != x.member.Addr || m.State == Joining {
+			x.end()
 			delete(r.all, name)
 		}
 	}
@@ -108,7 +112,11 @@ func (r *Remotes) Keep(members map[string]Member) {
 
 // Close closes what is open and unused.
 func (r *Remotes) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.Keep(nil)
+	r.soundings.Wait()
 	return nil
 }
 
@@ -121,6 +129,14 @@ type remote struct {
 	load      load
 	traffic   *Traffic
 	heat      *Heat
+	sounding  sounding
+	soundings *sync.WaitGroup // of all members
+}
+
+// end is for a member that is gone, or has moved.
+func (x *remote) end() {
+	x.sounding.end()
+	x.transport.CloseIdleConnections()
 }
 
 // ask asks q. It gives up where the member shows no sign in time: neither an answer nor word that it has to ask its
@@ -152,7 +168,7 @@ func (x *remote) ask(ctx context.Context, q question) (cache.Answer, error) {
 	case context.Cause(ctx) != nil && !errors.Is(context.Cause(ctx), errSilent):
 		err = context.Cause(ctx) // who asked is gone, which says nothing of the member
 	default:
-		x.temper.failed(time.Now())
+		x.silent(ctx)
 	}
 	if err != nil {
 		cancel(nil)
@@ -253,7 +269,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.alarm.Stop()
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause == nil || errors.Is(cause, errSilent) { // else nobody wants it any more
-			b.member.temper.failed(time.Now()) // the rest comes another way
+			b.member.silent(b.ctx) // the rest comes another way
 		}
 		err = fmt.Errorf("%w: %w: %w", errMember, err, cache.ErrUnavailable)
 	}

@@ -257,3 +257,32 @@ func BenchmarkNewRing(b *testing.B) {
 		})
 	}
 }
+
+// TestAmong: without some of its members a ring has the owners that it had if they were not on it.
+func TestAmong(t *testing.T) {
+	for zones := range 4 {
+		members := ready(8, zones)
+		r := cluster.NewRing(members)
+		random := rand.New(rand.NewPCG(uint64(zones), 7))
+		gone := map[string]bool{}
+		for len(gone) < len(members) {
+			gone[members[random.IntN(len(members))].Name] = true
+			left := cluster.NewRing(slices.DeleteFunc(slices.Clone(members), func(m cluster.Member) bool { return gone[m.Name] }))
+			for range 1000 {
+				key := random.Uint64()
+				want := left.Owners(key, 4)
+				if got := r.Among(key, 4, func(m cluster.Member) bool { return !gone[m.Name] }); !slices.Equal(got, want) {
+					t.Fatalf("without %v: %v, want %v", gone, got, want)
+				}
+			}
+		}
+	}
+}
+
+// TestAmongGivesUp: of a large cluster of which nobody answers not every member is looked at.
+func TestAmongGivesUp(t *testing.T) {
+	r, looked := cluster.NewRing(ready(100, 3)), 0
+	if got := r.Among(1, 4, func(cluster.Member) bool { looked++; return false }); len(got) > 0 || looked > 10 {
+		t.Errorf("%d members were looked at for %v", looked, got)
+	}
+}

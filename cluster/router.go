@@ -50,12 +50,11 @@ func (r *Router) Stats() RouterStats {
 }
 
 const (
-	// owners are asked in turn to fetch a thing; beyond the second the registry is asked rather than a third member that
-	// nobody else would ask.
-	owners = 2
 	// former is how many members are asked whether they hold what is about to be fetched: the one that owned it before
 	// this one, and the one before that, should two have joined since it was last asked for.
 	former = 2
+	// near is how many members may well have a thing: its owner, the next one, and who was the owner before.
+	near = 2 + former
 )
 
 // Resolve asks the owner of a name what it is.
@@ -72,18 +71,20 @@ func (r *Router) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cach
 // silent.
 func (r *Router) Owns(ref cache.Ref) bool {
 	v := r.view()
-	return v == nil || r.alone(ref) || r.stands(v, v.Ring.Owners(KeyOf(ref), owners))
+	return v == nil || r.alone(ref) || v.first(r.order(v, ref))
 }
 
-// Keep says what becomes of a thing here once it was fetched.
+// Keep says what becomes of a thing here once it was fetched. Of half a cluster that is cut off from the rest, and has not
+// seen so yet, the first member keeps it that is not known to be silent.
 func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	v := r.view()
 	if v == nil {
 		return cache.Kept
 	}
-	order := v.Ring.Owners(KeyOf(ref), max(owners, r.Replicas))
+	key, now := KeyOf(ref), time.Now()
+	instead := func(m Member) bool { return m.Name == v.Self || !r.Remotes.to(m).temper.silent(now) }
 	switch {
-	case isAmong(order[:min(len(order), max(1, r.Replicas))], v.Self), r.stands(v, order[:min(len(order), owners)]), !r.alive(order[:min(len(order), owners)]):
+	case isAmong(v.Ring.Owners(key, max(1, r.Replicas)), v.Self), v.first(v.Ring.Among(key, 1, instead)):
 		return cache.Kept
 	case ref.Kind == cache.KindBlob && r.Remotes.Heat.wants(ref.Digest), r.alone(ref): // of these until its owner has taken it
 		return cache.HotCopy
@@ -91,24 +92,18 @@ func (r *Router) Keep(ref cache.Ref) cache.Keeping {
 	return cache.Passing
 }
 
-// stands reports whether this member is the first of order that may be asked.
-func (r *Router) stands(v *View, order []Member) bool {
-	for _, m := range order {
-		if m.Name == v.Self {
-			return true
-		}
-		if r.Remotes.to(m).temper.asked(time.Now()) {
-			return false
-		}
-	}
-	return len(order) == 0
+// order are the members to ask for a thing, the owner first, by a ring without those that were silent when they were asked
+// last. passed are passed over, too. So all who do not reach the owner come to the same next one, as they do when gossip has
+// seen that it is gone.
+func (r *Router) order(v *View, ref cache.Ref, passed ...string) []Member {
+	now := time.Now()
+	return v.Ring.Among(KeyOf(ref), reach+1, func(m Member) bool {
+		return m.Name == v.Self || !slices.Contains(passed, m.Name) && r.Remotes.to(m).temper.asked(now)
+	})
 }
 
-// alive reports whether any of order has answered when it was asked last. Of half a cluster that is cut off from the rest,
-// and has not seen so yet, whoever fetched a thing keeps it.
-func (r *Router) alive(order []Member) bool {
-	return slices.ContainsFunc(order, func(m Member) bool { return !r.Remotes.to(m).temper.silent(time.Now()) })
-}
+// first reports whether v's member is the first of order, or nobody is.
+func (v *View) first(order []Member) bool { return len(order) == 0 || order[0].Name == v.Self }
 
 func isAmong(members []Member, name string) bool {
 	return slices.ContainsFunc(members, func(m Member) bool { return m.Name == name })
@@ -141,61 +136,21 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	if r.alone(q.ref) || cache.CallerOf(ctx) != "" {
 		return r.forCaller(ctx, v, q)
 	}
-	order := v.Ring.Owners(KeyOf(q.ref), owners+former)
+	order := r.order(v, q.ref)
 	if a, ok := r.spill(ctx, v, order, q); ok {
 		return a, nil
 	}
-	var told error // by who was asked, and cannot reach the registry
-	for _, m := range order[:min(owners, len(order))] {
-		// A member that has sent other bytes is not asked for them again.
-		if m.Name == v.Self || q.doubts > 0 || !cache.MayWait(ctx, m.Name) {
-			break
-		}
-		a, err := r.ask(ctx, m, q)
-		if cutOff(err) {
-			told = err
-			break
-		}
-		if !errors.Is(err, errMember) {
-			return a, err
-		}
-		r.log().Debug("passed over", zap.String("member", m.Name), zap.Stringer("ref", q.ref), zap.Error(err))
+	a, err := r.atOwner(ctx, v, q)
+	told := cutOff(err) // by who was asked, and cannot reach the registry
+	if !told && !errors.Is(err, errMember) {
+		return a, err
 	}
-	a, err := r.own(ctx, v, order, q)
-	if q.ref.Kind == cache.KindBlob && cutOff(err) && (q.doubts > 0 || r.accused(order, q.ref.Digest)) {
-		return r.doubted(ctx, v, order, q, err)
+	a, err = r.own(ctx, v, q)
+	if q.ref.Kind == cache.KindBlob && cutOff(err) && (q.doubts > 0 || r.accused(v, q.ref)) {
+		return r.doubted(ctx, v, q, err)
 	}
-	if told != nil && cutOff(err) {
+	if told && cutOff(err) {
 		err = outage(q.ref.Registry, err)
-	}
-	return a, err
-}
-
-// own answers as the owner of a thing does: from the registry, unless a member has it that owned it before, or would
-// own it if this one were not there.
-func (r *Router) own(ctx context.Context, v *View, order []Member, q question) (cache.Answer, error) {
-	cache.MayWait(ctx, "")
-	if q.doubts == 0 && !q.resolve {
-		left := former
-		for _, m := range order {
-			if m.Name == v.Self || left == 0 {
-				continue
-			}
-			left--
-			if a, err := r.askHeld(ctx, m, q); err == nil {
-				return a, nil
-			}
-		}
-	}
-	return r.hub(ctx, q)
-}
-
-// askHeld asks a member for what it holds.
-func (r *Router) askHeld(ctx context.Context, m Member, q question) (cache.Answer, error) {
-	q.want.HeldOnly = true
-	a, err := r.ask(ctx, m, q)
-	if err == nil {
-		r.count.held.Add(1)
 	}
 	return a, err
 }
@@ -209,25 +164,6 @@ func (r *Router) hub(ctx context.Context, q question) (cache.Answer, error) {
 		return r.Next.Resolve(ctx, q.ref, q.want)
 	}
 	return r.Next.Open(ctx, q.ref, q.want)
-}
-
-// ask asks a member. An error that is no errMember is its answer.
-func (r *Router) ask(ctx context.Context, m Member, q question) (cache.Answer, error) {
-	x := r.Remotes.to(m)
-	if !q.anyhow && x.temper.liedAbout(q.ref.Digest, time.Now()) {
-		return cache.Answer{}, fmt.Errorf("%w: %s has sent something else in its place", errMember, m.Name)
-	}
-	r.count.asked.Add(1)
-	a, err := x.ask(ctx, q)
-	if errors.Is(err, cache.ErrClosed) {
-		err = fmt.Errorf("%w: %s is closing", errMember, m.Name)
-	}
-	if errors.Is(err, errMember) {
-		r.count.silent.Add(1)
-	} else {
-		r.count.told.Add(1)
-	}
-	return a, err
 }
 
 func (r *Router) log() *zap.Logger {

@@ -12,7 +12,7 @@ type temper struct {
 	mu    sync.Mutex
 	usual time.Duration              // until its first sign, smoothed; 0: not known
 	fails int                        // in a row
-	until time.Time                  // it is not asked before
+	shut  bool                       // it is not asked, until it says how it does
 	lies  int                        // answers of late that turned out to be something else
 	last  time.Time                  // the last of them
 	about map[cache.Digest]time.Time // what it was asked for when it did, and when
@@ -25,8 +25,8 @@ const (
 	firstPatience = time.Second
 	leastPatience = 250 * time.Millisecond
 	mostPatience  = 3 * time.Second
-	// After a failure it is left alone, for longer each time, until gossip knows more.
-	firstRest, longRest = 500 * time.Millisecond, 8 * time.Second
+	// After a failure it is left alone, for longer each time, and then asked how it does: see sounding.
+	firstRest, longRest = 500 * time.Millisecond, 4 * time.Second
 	// One that has sent other bytes mostLies times, none of which reached anybody, is left alone for disgrace after each
 	// further time: a bit may flip once, and what it has is had from elsewhere. Nobody is called a liar for ever.
 	mostLies, disgrace, forgotten = 3, time.Minute, 10 * time.Minute
@@ -40,7 +40,7 @@ const (
 func (t *temper) asked(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return !now.Before(t.until) && !t.disgraced(now)
+	return !t.shut && !t.disgraced(now)
 }
 
 func (t *temper) disgraced(now time.Time) bool {
@@ -90,17 +90,29 @@ func (t *temper) patience() time.Duration {
 func (t *temper) answered(took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fails, t.until = 0, (time.Time{}); t.usual == 0 {
+	if t.fails, t.shut = 0, false; t.usual == 0 {
 		t.usual = max(took, time.Microsecond)
 		return
 	}
 	t.usual += (took - t.usual) / 8
 }
 
-// failed notes that there was none.
-func (t *temper) failed(now time.Time) {
+// failed notes that there was none, and says how long it is left alone for that. Not first: it is already, and who asked
+// before has waited as long.
+func (t *temper) failed() (rest time.Duration, first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.until = now.Add(min(longRest, firstRest<<min(t.fails, 6)))
+	if t.shut {
+		return 0, false
+	}
+	t.shut = true
 	t.fails++
+	return min(longRest, firstRest<<min(t.fails-1, 6)), true
+}
+
+// open has it be asked again. Whether it answers is not known before it has.
+func (t *temper) open() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.shut = false
 }

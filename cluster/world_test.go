@@ -116,6 +116,9 @@ func (w *world) Open(ctx context.Context, ref cache.Ref, want cache.Want) (cache
 	if err != nil {
 		return a, err
 	}
+	if want.Off > int64(len(b)) { // by another's word it is longer
+		return a, fmt.Errorf("%s: it has %d bytes, asked from %d on: %w", ref, len(b), want.Off, cache.ErrCorrupt)
+	}
 	end := len(b)
 	if want.N >= 0 {
 		end = min(end, int(want.Off+want.N))

@@ -46,11 +46,14 @@ func partition(t *testing.T) {
 	l := newLAN(t, o)
 	l.gather(5, nil)
 	f, during := ignite(t, o, "library/before", 6), ignite(t, o, "library/in-between", 6)
+	unseen := ignite(t, o, "library/not-seen-yet", 24)
 	for _, p := range l.members {
 		f.at(p, 1, breath)
 	}
 	l.cut(l.stations[:2], l.stations[2:])
+	unseen.all(l.members...)
 	t.Logf("seen after %v", max(l.sees(2, l.members[:2]...), l.sees(3, l.members[2:]...)))
+	unseen.once(l.stations[:2], l.stations[2:])
 	during.all(l.members...)
 	l.heal()
 	if took := l.sees(5, l.members...); took > within {
@@ -58,7 +61,8 @@ func partition(t *testing.T) {
 	}
 	during.all(l.members...)
 	during.out(60, 2, 10*time.Second) // once on either side
-	f.out(100, 4, 10*time.Second)     // until the cut is seen: by each of three whose owners are both beyond it
+	unseen.out(120, 3, 10*time.Second)
+	f.out(100, 3, 10*time.Second) // once more while the cut comes about, from one member to the next
 }
 
 // oneWay: what one member sends does not reach another, which is heard.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tidepool-oci/tidepool/cache"
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
 
@@ -323,6 +325,36 @@ func (f *fire) out(least, most int, longest time.Duration) {
 			}
 		}
 	}
+}
+
+// once fails unless the registry has sent each of some sides every blob about once: on a busy machine a member that is
+// well may stand still for long enough to be passed over.
+func (f *fire) once(sides ...[]*station) {
+	f.t.Helper()
+	blobs, again := 0, 0
+	for _, img := range f.images {
+		for _, b := range img.Blobs {
+			for _, side := range sides {
+				blobs++
+				again += int((f.sent(b.Digest, side) - 1) / b.Size)
+			}
+		}
+	}
+	f.t.Logf("%s: of %d blobs %d were fetched again by one side", f.repo, blobs, again)
+	if again > blobs/10 {
+		f.t.Errorf("%s: of %d blobs %d were fetched again by one side", f.repo, blobs, again)
+	}
+}
+
+// sent is how many bytes of a blob the registry has sent to some stations.
+func (f *fire) sent(d cache.Digest, to []*station) (n int64) {
+	for _, r := range f.o.Requests() {
+		host, _, _ := net.SplitHostPort(r.From) // it is an address with a port
+		if r.Digest == d && slices.ContainsFunc(to, func(s *station) bool { return s.ip == host }) {
+			n += r.Bytes
+		}
+	}
+	return n
 }
 
 // fetched is how many blobs the registry has sent: one that was sent in two pieces is one.

@@ -52,29 +52,45 @@ func (s *Sim) window() time.Duration {
 	return fresh + time.Second
 }
 
-// survey is what the hub may send in the step that begins: of each content its size, once for each part of the cluster
-// in which neither its owner has it nor who owned it before. nil: that cannot be said, because not all is calm.
+// survey is what the hub may send in the step that begins; nil: that cannot be said, because not all is calm.
 func (s *Sim) survey() map[cache.Digest]int64 {
 	s.account(nil)
 	if !s.quiet() || !s.calm() {
 		return nil
 	}
+	return s.allowed()
+}
+
+// allowed is what the hub may send from now on: of each content its size, once for each part of the cluster in which
+// neither its owner has it nor who owned it before. Who does not reach the owner takes the next one for it, whether or not
+// gossip has seen that.
+func (s *Sim) allowed() map[cache.Digest]int64 {
 	may := map[cache.Digest]int64{}
 	for _, side := range s.sides() {
+		ring := ringOf(side)
 		for _, ref := range s.corpus.all() {
 			size := int64(len(s.corpus.of(ref.Digest)))
-			if s.holder(side, ref) {
+			if s.holder(side, ring, ref) {
 				size = 0
 			}
 			may[ref.Digest] += size
 		}
 		for _, tag := range s.corpus.names() {
-			if d, b, _ := s.corpus.now(tag); !s.known(side, tag) {
+			if d, b, _ := s.corpus.now(tag); !known(side, ring, tag) {
 				may[d] += int64(len(b)) // beside that of who asks for it by its digest
 			}
 		}
 	}
 	return may
+}
+
+// ringOf is the ring of those who reach each other.
+func ringOf(side []*running) *cluster.Ring {
+	var all []cluster.Member
+	for _, r := range side {
+		all = append(all, r.says())
+	}
+	return cluster.NewRing(all)
 }
 
 // quiet says whether nobody waits, the hub is well, and everybody is honest and reaches it.
@@ -106,14 +122,18 @@ func (s *Sim) sides() [][]*running {
 
 // holder says whether the members of a side find a thing at its owner, or at who is asked by the owner for what it had
 // before. The latter has it only for the repositories that it was asked for.
-func (s *Sim) holder(side []*running, ref cache.Ref) bool {
-	for i, m := range side[0].view().Ring.Owners(cluster.KeyOf(ref), 2) {
-		j := slices.IndexFunc(side, func(r *running) bool { return r.member.name == m.Name })
-		if j >= 0 && (i == 0 || !s.corpus.shared(ref.Digest)) && side[j].holds(ref) {
+func (s *Sim) holder(side []*running, ring *cluster.Ring, ref cache.Ref) bool {
+	for i, m := range ring.Owners(cluster.KeyOf(ref), 2) {
+		if (i == 0 || !s.corpus.shared(ref.Digest)) && of(side, m).holds(ref) {
 			return true
 		}
 	}
 	return false
+}
+
+// of is the one of a side that is a member.
+func of(side []*running, m cluster.Member) *running {
+	return side[slices.IndexFunc(side, func(r *running) bool { return r.member.name == m.Name })]
 }
 
 // places says who owns a thing, and who holds it, for messages.
@@ -138,9 +158,9 @@ func (s *Sim) places(d cache.Digest) string {
 }
 
 // known says whether the owner of a name knows what it was. One who does not asks by a GET, which brings the manifest.
-func (s *Sim) known(side []*running, tag cache.Ref) bool {
-	o := s.owner(side[0], tag)
-	return o != nil && o.store.Knows(tag)
+func known(side []*running, ring *cluster.Ring, tag cache.Ref) bool {
+	owners := ring.Owners(cluster.KeyOf(tag), 1)
+	return len(owners) > 0 && of(side, owners[0]).store.Knows(tag)
 }
 
 // check is what must hold after each step. may is what the hub may have sent; nil: that is not known.

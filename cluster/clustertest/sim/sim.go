@@ -42,6 +42,7 @@ type Result struct {
 	Log      string   // what happened, in virtual time
 	Steps    int
 	Strict   int // steps of which every byte that the hub sent is accounted for
+	Cuts     int // of these, in which members were cut off from each other
 	Requests int
 	Fetched  int // GETs at the hub
 	Longest  time.Duration
@@ -49,8 +50,8 @@ type Result struct {
 
 // String says how much was done.
 func (r Result) String() string {
-	return fmt.Sprintf("%d steps, %d of them to the byte, %d requests, %d GETs, the longest %v", r.Steps, r.Strict, r.Requests, r.Fetched,
-		r.Longest.Round(time.Millisecond))
+	return fmt.Sprintf("%d steps, %d of them to the byte, with %d cuts, %d requests, %d GETs, the longest %v", r.Steps, r.Strict, r.Cuts,
+		r.Requests, r.Fetched, r.Longest.Round(time.Millisecond))
 }
 
 // Sim is one run.
@@ -66,7 +67,8 @@ type Sim struct {
 	hub      *hub
 	replicas int
 	log      *zap.Logger
-	after    sync.WaitGroup // remains of the dead
+	severed  map[cache.Digest]int64 // what the hub may send in a step since members were cut off; nil: that is not known
+	after    sync.WaitGroup         // remains of the dead
 	asking   sync.WaitGroup
 
 	mu       sync.Mutex // guards what is below

@@ -23,6 +23,7 @@ func (s *Sim) step() error {
 	if event != nil {
 		before = nil
 	}
+	s.severed = nil
 	began := time.Now()
 	for _, t := range at {
 		if event != nil && when <= t {
@@ -43,6 +44,10 @@ func (s *Sim) step() error {
 	}
 	time.Sleep(s.between(5*time.Second, 270*time.Second))
 	s.settle()
+	if s.severed != nil {
+		before = s.severed
+		s.result.Cuts++
+	}
 	s.check(before)
 	return nil
 }
@@ -177,6 +182,8 @@ func (s *Sim) partition() func() error {
 		}
 	}
 	kind, oneWay := s.random.IntN(4), s.random.IntN(5) == 0
+	names := s.corpus.names()
+	tag := names[s.random.IntN(len(names))]
 	return func() error {
 		var ways []way
 		names := ""
@@ -195,10 +202,18 @@ func (s *Sim) partition() func() error {
 			}
 		}
 		s.logf("cut of%s; from the hub: %v, from the others: %v, one way: %v", names, kind < 2, kind > 0, oneWay)
+		still := kind > 1 && !oneWay && s.quiet() && s.calm()
+		s.account(nil)
 		s.net.cut(ways...)
 		s.cutAir()
 		s.linked()
+		if still { // all that follows is the cut's doing, from before anybody has seen it
+			s.severed = s.allowed()
+		}
 		s.tell(nil)
+		for _, r := range s.live() {
+			s.asking.Go(func() { s.pull(r, tag) })
+		}
 		return nil
 	}
 }

@@ -1,0 +1,183 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tidepool-oci/tidepool/cache"
+)
+
+// unseen is how long a cut is not known to gossip.
+const unseen = 16 * time.Second
+
+// TestSides: before anybody knows of a cut, each side of it fetches a thing once, whoever owns it, and hardly any request
+// waits for who is beyond.
+func TestSides(t *testing.T) {
+	for _, c := range []struct{ here, there int }{{2, 3}, {1, 2}, {5, 5}, {3, 7}} {
+		inBubble(t, fmt.Sprint(c.here, " and ", c.there), func(t *testing.T) { sides(t, c.here, c.there) })
+	}
+}
+
+func sides(t *testing.T, here, there int) {
+	w := newWorld()
+	warm, cold := w.corpus(10, 3, 50<<10), []cache.Ref{}
+	for i := range uint64(40) {
+		layer := w.blob(50<<10, i)
+		cold = append(cold, layer)
+		if i%2 == 0 {
+			cold = append(cold, w.image(fmt.Sprintf("library/cold%d", i), "1", layer))
+		}
+	}
+	c := newTown(t, w, here+there)
+	us := c.nodes[:here]
+	cut := c.sever(us...)
+	c.pullAll(c.nodes, warm) // so that each knows how soon the others answer
+	time.Sleep(time.Minute)
+	w.forget()
+	ours := c.uplink(us...)
+	cut.Store(true)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	var longest time.Duration
+	late, requests := 0, 0
+	for _, ref := range cold {
+		for _, n := range c.nodes {
+			all.Go(func() {
+				began := time.Now()
+				if err := n.pull(t.Context(), w, ref); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				took := time.Since(began)
+				longest = max(longest, took)
+				if requests++; took >= leastPatience {
+					late++
+				}
+			})
+		}
+		time.Sleep(unseen / time.Duration(len(cold)))
+	}
+	all.Wait()
+	for _, up := range []*world{ours, w} {
+		if len(up.gets) != len(cold) {
+			t.Errorf("%d things of %d were fetched", len(up.gets), len(cold))
+		}
+		for _, ref := range cold {
+			n := up.gets[ref.String()]
+			if ref.Tag != "" && n == 2 { // by who waited for the owner itself while another asked it to be the owner
+				n--
+			}
+			if n != 1 {
+				t.Errorf("%s was fetched %d times", ref, n)
+			}
+		}
+	}
+	t.Logf("%d of %d requests were late, the latest by %v", late, requests, longest)
+	// Each member waits for each beyond once, and with it whoever asks for something of that one meanwhile.
+	if most := 4 * here * there; late > most || longest > 3*leastPatience {
+		t.Errorf("more than %d were late, or by more than %v", most, 3*leastPatience)
+	}
+}
+
+// TestComesBack: who was silent is not waited for again, and asked again soon once it answers.
+func TestComesBack(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		c := newTown(t, w, 2)
+		n, other := c.nodes[0], c.nodes[1]
+		cut := c.sever(n)
+		var refs []cache.Ref
+		for seed := uint64(0); len(refs) < 120; seed++ {
+			if ref := w.blob(1000, seed); n.view.Load().Ring.Owners(KeyOf(ref), 1)[0].Name == other.Name {
+				refs = append(refs, ref)
+			}
+		}
+		late := 0
+		each := func(some []cache.Ref) {
+			for _, ref := range some {
+				began := time.Now()
+				c.pullAll(c.nodes[:1], []cache.Ref{ref})
+				if time.Since(began) > 0 {
+					late++
+				}
+				time.Sleep(500 * time.Millisecond)
+			}
+		}
+		cut.Store(true)
+		each(refs[:100])
+		if late != 1 {
+			t.Errorf("%d requests waited for who is gone", late)
+		}
+		cut.Store(false)
+		time.Sleep(2 * longRest)
+		before := n.router.Stats().Told
+		each(refs[100:])
+		if told := n.router.Stats().Told - before; told < 20 {
+			t.Errorf("who is back has answered %d of 20 questions", told)
+		}
+	})
+}
+
+// sever cuts some members off from the others while what it returns is true, which nobody is told of: what is sent is
+// lost, and nothing comes back. It is for a town whose members have asked nobody anything yet.
+func (c *town) sever(some ...*node) *atomic.Bool {
+	now, side := new(atomic.Bool), map[string]bool{}
+	for _, n := range some {
+		side[n.Addr] = true
+	}
+	for _, n := range c.nodes {
+		dial, here := n.router.Remotes.Dial, side[n.Addr]
+		n.router.Remotes.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if side[addr] == here {
+				return dial(ctx, network, addr)
+			}
+			if now.Load() {
+				<-ctx.Done()
+				return nil, context.Cause(ctx)
+			}
+			line, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return cable{line, now}, nil
+		}
+	}
+	return now
+}
+
+// cable is a connection from one side to the other.
+type cable struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c cable) Write(p []byte) (int, error) {
+	if c.cut.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c cable) Read(p []byte) (int, error) {
+	for {
+		if n, err := c.Conn.Read(p); err != nil || !c.cut.Load() {
+			return n, err
+		}
+	}
+}
+
+// uplink has some members fetch by an uplink of their own, whose requests are counted apart.
+func (c *town) uplink(some ...*node) *world {
+	w := newWorld()
+	w.blobs, w.tags, w.lists = c.world.blobs, c.world.tags, c.world.lists
+	for _, n := range some {
+		n.router.Next = w
+	}
+	return w
+}

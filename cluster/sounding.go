@@ -1,0 +1,83 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// sounding asks a member that was silent how it does, until it says so. Meanwhile nobody asks it for anything: clients
+// wait once for a member that is gone, and not again each time that it might be back.
+type sounding struct {
+	mu   sync.Mutex
+	stop context.CancelFunc // nil: nobody asks
+	over bool               // nobody will any more
+}
+
+// silent notes that the member did not answer.
+func (x *remote) silent(ctx context.Context) {
+	rest, first := x.temper.failed()
+	s := &x.sounding
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !first || s.over || s.stop != nil {
+		return
+	}
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	x.soundings.Go(func() { x.sound(ctx, rest) })
+}
+
+// sound leaves the member alone for a while, and has it be asked again when it says how it does.
+func (x *remote) sound(ctx context.Context, rest time.Duration) {
+	for ; ; rest = min(2*rest, longRest) {
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+			return
+		}
+		if x.there(ctx) {
+			x.sounding.done() // first: who finds it silent again begins anew
+			x.temper.open()
+			return
+		}
+	}
+}
+
+// there reports whether the member says how it does, in as long as it is waited for.
+func (x *remote) there(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, x.temper.patience())
+	defer cancel()
+	return !errors.Is(x.exchangeJSON(ctx, http.MethodGet, doingPath, nil, new(Doing)), errMember)
+}
+
+func (s *sounding) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+	s.stop = nil
+}
+
+// end is for a member that is gone.
+func (s *sounding) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over = true; s.stop != nil {
+		s.stop()
+	}
+}
+
+// rouse finds out which members answer, of all at once: where one is silent others may be, and whoever waits for one of
+// them after the other waits for long.
+func (r *Remotes) rouse(ctx context.Context, members []Member) {
+	var asking sync.WaitGroup
+	for _, m := range members {
+		asking.Go(func() {
+			if x := r.to(m); !x.there(ctx) && ctx.Err() == nil {
+				x.silent(ctx)
+			}
+		})
+	}
+	asking.Wait()
+}
