@@ -123,7 +123,7 @@ func greet(out io.Writer, r *running) {
   admin       %[3]s
   data        %[4]s
   docker      "registry-mirrors": ["%[5]s://%[2]s"]     in /etc/docker/daemon.json
-  containerd  [host."%[5]s://%[2]s"]     in /etc/containerd/certs.d/_default/hosts.toml
-For other clients: tidepool setup --help
+  containerd  server = "%[5]s://%[2]s"     and [host] in /etc/containerd/certs.d/_default/hosts.toml
+For all of a client's file, and for other clients: tidepool setup --help
 `, build().Version, clients, admin, r.cfg.Data, r.scheme())
 }
