@@ -49,6 +49,9 @@ var errUnwell = errors.New("the gossip of the other members is not answered in t
 
 // Trouble is what keeps this member from hearing of the others in time, though the cluster works: nil where all is well.
 func (m *Members) Trouble() error {
+	if err := m.namesakes.trouble(time.Now()); err != nil {
+		return err
+	}
 	switch {
 	case m.counts.streaming(time.Now()):
 		return fmt.Errorf("members are reached by TCP but not by UDP, so that deaths and changes are heard of late: "+
