@@ -110,6 +110,10 @@ func preface(cfg config.Loaded, log *zap.Logger) {
 	if cfg.Listen.Public() {
 		log.Warn("everyone who reaches this address may pull what tidepool may pull", zap.String("listen", string(cfg.Listen)))
 	}
+	if cfg.Admin.Public() {
+		log.Warn("everyone who reaches this address may purge, pin and switch offline, as the admin listener asks for no login",
+			zap.String("admin", string(cfg.Admin)))
+	}
 }
 
 // greet tells a person what they have now and what to do with it.
