@@ -99,6 +99,7 @@ func (g gossip) NotifyLeave(n *memberlist.Node) {
 
 // NotifyConflict is called for each message about a name that two members claim. The first keeps it.
 func (g gossip) NotifyConflict(first, second *memberlist.Node) {
+	g.m.namesakes.heard(first, second, time.Now())
 	if first.Name == g.m.o.Name {
 		g.m.mu.Lock()
 		g.m.contested = time.Now()

@@ -27,16 +27,17 @@ type View struct {
 
 // Members is this process among the others, from Join until Close. What it knows is in its View.
 type Members struct {
-	o       Options
-	list    *memberlist.Memberlist
-	ring    *memberlist.Keyring
-	view    atomic.Pointer[View]
-	here    netip.AddrPort // where it gossips
-	counts  counts
-	unfound unfound
-	events  *events
-	stop    context.CancelFunc
-	running sync.WaitGroup
+	o         Options
+	list      *memberlist.Memberlist
+	ring      *memberlist.Keyring
+	view      atomic.Pointer[View]
+	here      netip.AddrPort // where it gossips
+	counts    counts
+	namesakes namesakes
+	unfound   unfound
+	events    *events
+	stop      context.CancelFunc
+	running   sync.WaitGroup
 
 	publishing sync.Mutex // one view at a time; before mu
 	turning    sync.Mutex // one change of the keys at a time

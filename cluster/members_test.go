@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -281,7 +282,11 @@ func TestTwoWithOneName(t *testing.T) {
 		if f.seen.FilterMessageSnippet("two members have one name").Len() == 0 || f.all["m1"].Stats().Conflicts == 0 {
 			t.Error("nobody says so")
 		}
+		if err := f.all["m2"].Trouble(); err == nil || !strings.Contains(err.Error(), "two members have the name m2") {
+			t.Errorf("the trouble of the second: %v", err)
+		}
 		f.kill("m2")
+		f.until("it is over", time.Minute, func() bool { return f.all["m1"].Trouble() == nil && f.all["m3"].Trouble() == nil })
 		f.all["m2"] = first
 	})
 }

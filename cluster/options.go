@@ -82,8 +82,8 @@ func (o Options) withDefaults() (Options, error) {
 			"zone %q and version %q (at most %d printable bytes), weight %d (1 to %d)", o.PeerAddr, o.Zone, o.Version, maxText, o.Weight, MaxWeight)
 	}
 	for _, seed := range o.Join {
-		if host, port := splitSeed(seed, DefaultPort); !isHostPort(net.JoinHostPort(host, port)) {
-			return o, fmt.Errorf("cluster: cannot join %q: give an address or a name, with a port or without", seed)
+		if err := CheckSeed(seed); err != nil {
+			return o, err
 		}
 	}
 	if len(o.Secrets) == 0 {
@@ -150,6 +150,22 @@ func splitSeed(s string, port uint16) (string, string) {
 		return host, p
 	}
 	return s, strconv.Itoa(int(port))
+}
+
+// CheckSeed says what is wrong with whom to join.
+func CheckSeed(seed string) error {
+	if host, port := splitSeed(seed, DefaultPort); !isHostPort(net.JoinHostPort(host, port)) {
+		return fmt.Errorf("cluster: cannot join %q: give an address or a name, with a port or without", seed)
+	}
+	return nil
+}
+
+// CheckAdvertise says what is wrong with where the others are to reach this member.
+func CheckAdvertise(addr string) error {
+	if _, _, err := splitAddr(addr, DefaultPort); err != nil {
+		return fmt.Errorf("cluster: cannot tell the others to reach this member at %q: %w", addr, err)
+	}
+	return nil
 }
 
 // splitAddr reads an address with or without a port.

@@ -54,6 +54,9 @@ var errUnwell = errors.New("the gossip of the other members is not answered in t
 // itself works: nil where all is well.
 func (m *Members) Trouble() error {
 	all := m.unfound.trouble()
+	if err := m.namesakes.trouble(time.Now()); err != nil {
+		all = append(all, err)
+	}
 	switch {
 	case m.counts.streaming(time.Now()):
 		all = append(all, fmt.Errorf("members are reached by TCP but not by UDP, so that deaths and changes are heard of late: "+

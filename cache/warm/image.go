@@ -83,7 +83,8 @@ func (i *image) top(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = b.Close() }()
-	i.digest, i.asOf, i.doubt = b.Digest, b.AsOf, b.Stale()
+	i.digest, i.asOf = b.Digest, b.AsOf
+	i.doubt = b.Stale() && (i.w.Offline == nil || !i.w.Offline(i.name.Registry))
 	i.fetched(b)
 	if i.name.Mutable() {
 		i.parts = append(i.parts, cache.Part{Ref: i.name, Desc: b.Desc, AsOf: b.AsOf})

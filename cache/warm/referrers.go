@@ -80,10 +80,16 @@ func (i *image) referrers(ctx context.Context, ref cache.Ref, depth int) error {
 	return nil
 }
 
+// none reports whether there is no such thing to be had, which is no fault: not every image is signed. Nor is it one that a
+// registry is not asked by an operator's word: an image that is here can be pinned all the same.
+func none(err error) bool {
+	return errors.Is(err, cache.ErrNotFound) || errors.Is(err, cache.ErrUnsupported) || errors.Is(err, cache.ErrOffline)
+}
+
 // list is what refers to something, as a part of the image; nothing where the registry has no such list.
 func (i *image) list(ctx context.Context, ref cache.Ref) ([]ocispec.Descriptor, error) {
 	b, err := i.w.Store.Open(ctx, ref, cache.Whole)
-	if errors.Is(err, cache.ErrNotFound) || errors.Is(err, cache.ErrUnsupported) {
+	if none(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -107,7 +113,7 @@ func (i *image) cosign(ctx context.Context, ask bool) error {
 		ref := i.name
 		ref.Digest, ref.Tag = cache.Digest{}, strings.Replace(i.digest.String(), ":", "-", 1)+suffix
 		found, err := i.w.Store.Stat(ctx, ref) // a HEAD: mostly there is none, and a GET may count
-		if errors.Is(err, cache.ErrNotFound) {
+		if none(err) {
 			continue
 		}
 		if err == nil {

@@ -99,7 +99,9 @@ type Warmer struct {
 	// Places are where a thing is to be looked for, in order, as for clients: aliases and virtual upstreams. An error says
 	// why it is looked for nowhere. nil, or none: where its name says.
 	Places func(ref cache.Ref) ([]cache.Ref, error)
-	Log    *zap.Logger // nil: silence
+	// Offline says that an operator wants this registry asked for nothing: then what is held is as good as it gets. nil: none is.
+	Offline func(registry string) bool
+	Log     *zap.Logger // nil: silence
 
 	once  sync.Once
 	downs *semaphore.Weighted

@@ -66,7 +66,7 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 	}
 	at := cmp.Or(string(cfg.Cluster.PeerListen), beside(string(cfg.Cluster.Bind)))
 	if c.line, err = listenFor(ctx, w, at); err != nil {
-		return nil, fmt.Errorf("cannot listen for other members on %s (--peer-listen): %w", at, err)
+		return nil, inUse("peer-listen", at, fmt.Errorf("cannot listen for other members on %s (--peer-listen): %w", at, err))
 	}
 	c.members, err = cluster.Join(ctx, cluster.Options{
 		Name: name, Bind: string(cfg.Cluster.Bind), Advertise: cfg.Cluster.Advertise, Secrets: c.secrets, Join: cfg.Cluster.Join,
@@ -74,7 +74,8 @@ func join(ctx context.Context, cfg config.Config, next cache.Source, w world, lo
 		Heard: c.heard, Log: log,
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err), c.line.Close())
+		err = inUse("cluster-bind", string(cfg.Cluster.Bind), fmt.Errorf("cannot gossip on %s (--cluster-bind): %w", cfg.Cluster.Bind, err))
+		return nil, errors.Join(err, c.line.Close())
 	}
 	c.heat = &cluster.Heat{View: c.members.View}
 	c.router = &cluster.Router{

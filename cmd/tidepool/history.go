@@ -67,7 +67,7 @@ func historyCmd() *cobra.Command {
 		Long: "Show what a tag stood for, as far as a running tidepool has seen, the newest first, and whether that is held. Where\n" +
 			"aliases or a virtual upstream lead to several names, it shows all of them, and which one answered last.",
 		Example: "  tidepool history alpine:3\n  tidepool history ghcr.io/org/app:latest --output json",
-		Args:    cobra.ExactArgs(1),
+		Args:    single("say which image: tidepool history alpine:3"),
 	}
 	find, inJSON := server(cmd), output(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -95,6 +95,16 @@ func chooseOne(cmd *cobra.Command, _ []string) error {
 	return usageError{errors.New("say which command")}
 }
 
+// single wants one argument, and where there are none or several says which.
+func single(say string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s; there are %d here, and there must be one", say, len(args))
+		}
+		return nil
+	}
+}
+
 // untilSignal is ctx until SIGINT or SIGTERM comes, which asks for an orderly end. The second one ends at once.
 func untilSignal(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)

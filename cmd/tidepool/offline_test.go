@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/tidepool-oci/tidepool/proxy/admin"
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
 
@@ -143,6 +144,30 @@ func TestOffline(t *testing.T) {
 			fill(t, p).servesOffline(t, n, img, other)
 		})
 	}
+}
+
+// What is held is pinned and warmed offline, whatever its age: that nobody is asked about it is as the operator wants it.
+func TestPinnedOffline(t *testing.T) {
+	bubble(t, "", func(t *testing.T) {
+		o := origintest.New()
+		img := o.PutImage(repo, "latest", origintest.Spec{})
+		w := inBubble(t, o)
+		w.pulls("latest", img)
+		w.offline("docker.io", `{"offline": true}`)
+		time.Sleep(100 * 24 * time.Hour)
+		for range 2 { // it is new, and it is there already
+			ends, _ := w.warms(admin.WarmOrder{Images: []string{"app"}, Pin: true})
+			if ended(t, ends, app+":latest", "unchanged", ""); !ends[app+":latest"].Pinned {
+				t.Errorf("%+v", ends)
+			}
+		}
+		ends, _ := w.warms(admin.WarmOrder{Images: []string{"app", "none"}})
+		ended(t, ends, app+":latest", "unchanged", "")
+		ended(t, ends, "docker.io/library/none:latest", "failed", "offline")
+		if _, list := w.pinned(); len(list.Pins) != 1 || !list.Pins[0].Whole {
+			t.Errorf("%+v", list)
+		}
+	})
 }
 
 // A hub that swallows every packet: what is held is served as ever, and of what is not, one request waits for the

@@ -224,13 +224,18 @@ func openDoors(ctx context.Context, cfg config.Config, w world) (doors []net.Lis
 // listen says, where it cannot, which flag to change.
 func listen(w world, flag string, addr config.Address) (net.Listener, error) {
 	l, err := w.listen("tcp", string(addr))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is in use by another program: choose another address with --%s", addr, flag)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s (--%s): %w", addr, flag, err)
+		return nil, inUse(flag, string(addr), fmt.Errorf("cannot listen on %s (--%s): %w", addr, flag, err))
 	}
 	return l, nil
+}
+
+// inUse is err, or, where that is why, that another program has the address of flag.
+func inUse(flag, addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) || strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) { // memberlist has it as text
+		return fmt.Errorf("%s is in use by another program: choose another address with --%s", addr, flag)
+	}
+	return err
 }
 
 func (r *running) serve(s *http.Server, l net.Listener) {

@@ -110,6 +110,10 @@ func preface(cfg config.Loaded, log *zap.Logger) {
 	if cfg.Listen.Public() {
 		log.Warn("everyone who reaches this address may pull what tidepool may pull", zap.String("listen", string(cfg.Listen)))
 	}
+	if cfg.Admin.Public() {
+		log.Warn("everyone who reaches this address may purge, pin and switch offline, as the admin listener asks for no login",
+			zap.String("admin", string(cfg.Admin)))
+	}
 }
 
 // greet tells a person what they have now and what to do with it.
@@ -123,7 +127,7 @@ func greet(out io.Writer, r *running) {
   admin       %[3]s
   data        %[4]s
   docker      "registry-mirrors": ["%[5]s://%[2]s"]     in /etc/docker/daemon.json
-  containerd  [host."%[5]s://%[2]s"]     in /etc/containerd/certs.d/_default/hosts.toml
-For other clients: tidepool setup --help
+  containerd  server = "%[5]s://%[2]s"     and [host] in /etc/containerd/certs.d/_default/hosts.toml
+For all of a client's file, and for other clients: tidepool setup --help
 `, build().Version, clients, admin, r.cfg.Data, r.scheme())
 }

@@ -30,7 +30,7 @@ beside it, in FILE.before-tidepool. Done twice, it changes nothing. With --undo 
 or, where others have changed it since, what it is without tidepool. --root is for trying it out, and for images that
 are being built.`,
 		ValidArgs: deploy.Clients(),
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args:      cobra.MatchAll(single("say which client: "+strings.Join(deploy.Clients(), ", ")), cobra.OnlyValidArgs),
 	}
 	load := settings(cmd, "listen", "tls-cert", "tls-key")
 	address := cmd.Flags().String("address", "", "`HOST:PORT` by which clients reach the server, https:// before it where that is not in this machine's configuration (default: where it listens)")

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
+	"github.com/tidepool-oci/tidepool/cache"
 	"github.com/tidepool-oci/tidepool/metrics"
 	"github.com/tidepool-oci/tidepool/proxy"
 	"github.com/tidepool-oci/tidepool/proxy/admin"
@@ -25,6 +28,9 @@ func (r *running) ready() error {
 // health is how everything does. An upstream that is down is no illness of ours: what is held is served.
 func (r *running) health() []admin.Check {
 	checks := []admin.Check{{Name: "disk", Err: r.store.Health()}}
+	if checks[0].Err == nil {
+		checks[0].Err, checks[0].Mild = pinsFill(r.store.Stats()), true
+	}
 	if r.cluster != nil {
 		checks = append(checks, admin.Check{Name: "cluster", Err: r.cluster.members.Trouble(), Mild: true})
 	}
@@ -33,6 +39,15 @@ func (r *running) health() []admin.Check {
 		checks = append(checks, admin.Check{Name: "upstream " + s.Registry, Err: trouble(s), Mild: true, Note: left})
 	}
 	return checks
+}
+
+// pinsFill says that what is pinned leaves no room for anything else: a tenth of the disk holds no working set.
+func pinsFill(s cache.Stats) error {
+	if s.PinnedBytes < s.DiskBudget/10*9 || s.PinnedBytes == 0 {
+		return nil
+	}
+	return fmt.Errorf("what is pinned takes %s of %s, so that hardly anything else is kept: give the store more (--disk), or unpin some of it",
+		humanize.IBytes(positive(s.PinnedBytes)), humanize.IBytes(positive(s.DiskBudget)))
 }
 
 // trouble is what is wrong with an upstream.

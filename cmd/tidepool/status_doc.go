@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -102,11 +103,11 @@ type beginning struct {
 
 // status reads the rooms.
 func (r *running) status(ctx context.Context) status {
+	now, store := time.Now(), r.store.Stats()
 	var trouble string
-	if err := r.store.Health(); err != nil {
+	if err := cmp.Or(r.store.Health(), pinsFill(store)); err != nil {
 		trouble = err.Error()
 	}
-	now, store := time.Now(), r.store.Stats()
 	s := status{
 		Schema: thisSchema, Build: build(), Now: now.UTC(), Started: r.began.at.UTC(),
 		Hits: hits{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -62,6 +63,9 @@ func warmLike(cmd *cobra.Command, pins bool) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := whenApart(cmd, args); err != nil {
+			return err
+		}
 		if o.Images, err = imagesOf(*file, args, cmd.InOrStdin()); err != nil {
 			return usageError{err}
 		}
@@ -77,6 +81,17 @@ func warmLike(cmd *cobra.Command, pins bool) *cobra.Command {
 		return warmBy(cmd, t, o, asJSON)
 	}
 	return cmd
+}
+
+// whenApart refuses --referrers never, which has "never" for an image: as --referrers alone means always, what it is to mean
+// else stands behind a =.
+func whenApart(cmd *cobra.Command, args []string) error {
+	for _, when := range []string{"once", "always", "never"} {
+		if cmd.Flags().Changed("referrers") && slices.Contains(args, when) {
+			return usageError{fmt.Errorf("say --referrers=%[1]s, with the =; an image of that name is %[1]s:latest", when)}
+		}
+	}
+	return nil
 }
 
 // longestLine of a file of images: far more than any name has.

@@ -30,6 +30,10 @@ func (r *running) warmUp(ctx context.Context) *warming {
 	w.ends, r.cool = context.WithCancel(context.WithoutCancel(ctx))
 	known := names(r.cfg)
 	w.Store, w.Name, w.Places, w.Log = ruled{r.store, r.cluster}, known.Image, r.cfg.Candidates(), r.log.Named("warm")
+	w.Offline = func(registry string) bool {
+		all, each := r.hubs.Offline()
+		return all || each[registry]
+	}
 	r.warming.Go(func() { w.Keep(w.ends, r.cfg.Rules()) })
 	return w
 }

@@ -337,6 +337,15 @@ func TestPinned(t *testing.T) {
 		ends, _ := w.warms(admin.WarmOrder{Images: []string{"app:big"}, Pin: true})
 		ended(t, ends, app+":big", "failed", "no room")
 		w.pulls("big", big) // clients get it all the same
+		if a := w.admin("/healthz?verbose"); a.status != http.StatusOK || !strings.Contains(string(a.body), "[+] disk: ok") {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		w.close()
+		w.plan.flags["disk"] = []string{"5MiB"}
+		w.open()
+		if a := w.admin("/healthz?verbose"); a.status != http.StatusOK || !strings.Contains(string(a.body), "what is pinned takes 5.0 MiB of 5.0 MiB") {
+			t.Errorf("%d %s", a.status, a.body)
+		}
 		for _, b := range small.Blobs {
 			if !w.store.Holds(b.Digest) {
 				t.Error("what was pinned is gone")

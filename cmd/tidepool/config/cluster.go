@@ -86,7 +86,7 @@ func (l *layers) checkCluster() {
 	if c.Weight < 0 || c.Weight > cluster.MaxWeight {
 		l.wrong("cluster.weight", "want 1 to %d", cluster.MaxWeight)
 	}
-	if c.Replicas < 0 || c.Replicas > mostReplicas {
+	if c.Replicas < 1 || c.Replicas > mostReplicas {
 		l.wrong("cluster.replicas", "want 1 to %d", mostReplicas)
 	}
 	if c.RepairRate < 0 {
@@ -101,8 +101,13 @@ func (l *layers) checkCluster() {
 		l.wrong("cluster.peer_listen", "the other members fetch from this one, so it must listen for them")
 	}
 	for i, j := range c.Join {
-		if host, _, err := net.SplitHostPort(j); err == nil && host == "" || strings.ContainsAny(j, "/@ ") || j == "" {
+		if host, _, err := net.SplitHostPort(j); err == nil && host == "" || cluster.CheckSeed(j) != nil {
 			l.wrong(fmt.Sprintf("cluster.join[%d]", i), "%q is no address: write 10.0.0.7, or a name, with :port where it is another than bind's", j)
+		}
+	}
+	if c.Advertise != "" {
+		if err := cluster.CheckAdvertise(c.Advertise); err != nil {
+			l.wrong("cluster.advertise", "%v", err)
 		}
 	}
 }

@@ -83,6 +83,9 @@ func TestClusterFaults(t *testing.T) {
 		"cluster: {bind: ':7946', secret_file: " + secret + ", peer_listen: off}":     "must listen",
 		"cluster: {bind: ':7946', secret_file: " + secret + ", weight: 100000}":       "want 1 to",
 		"cluster: {bind: ':7946', secret_file: " + secret + ", name: 'a b'}":          "name",
+		"cluster: {bind: ':7946', secret_file: " + secret + ", replicas: 0}":          "want 1 to",
+		"cluster: {bind: ':7946', secret_file: " + secret + ", advertise: foo}":       "address as a number",
+		"cluster: {bind: ':7946', secret_file: " + secret + ", join: ['foo:bar']}":    "no address",
 	} {
 		if _, err := load(t, yaml, config.Inputs{}); err == nil || !strings.Contains(err.Error(), say) {
 			t.Errorf("%s: %v, want %q", yaml, err, say)
