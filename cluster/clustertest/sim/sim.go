@@ -79,10 +79,10 @@ type Sim struct {
 	story    strings.Builder
 	result   Result
 	pending  map[*request]bool
-	wanted   map[cache.Digest]int       // requests in this step
-	tainted  map[cache.Digest]time.Time // when somebody was last sent something else in its place
-	liars    bool                       // somebody sends other bytes
-	poisoned bool                       // somebody did
+	wanted   map[cache.Digest]int  // requests in this step
+	tainted  map[cache.Digest]bool // of which somebody may have been sent something else
+	liars    bool                  // somebody sends other bytes
+	poisoned bool                  // somebody did
 	requests int
 }
 
@@ -91,7 +91,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	s := &Sim{
 		o: o, ctx: ctx, random: rand.New(rand.NewPCG(o.Seed, 11)), began: time.Now(), corpus: newCorpus(), net: newNetwork(),
 		air: clustertest.New(o.Seed), log: o.Log, pending: map[*request]bool{}, uplinks: map[*member]time.Time{},
-		wanted: map[cache.Digest]int{}, tainted: map[cache.Digest]time.Time{},
+		wanted: map[cache.Digest]int{}, tainted: map[cache.Digest]bool{},
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
