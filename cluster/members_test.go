@@ -3,7 +3,9 @@ package cluster_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,16 +213,17 @@ func TestStreamsAlone(t *testing.T) {
 // As Kubernetes does it: all at once, each under its name, all at addresses of which only the service's name knows.
 func TestAllRestartWithNewAddresses(t *testing.T) {
 	inField(t, func(t *testing.T, f *field) {
-		now := addrs(1, 2, 3)
+		var now atomic.Pointer[[]netip.Addr]
+		now.Store(new(addrs(1, 2, 3)))
 		named := func(o *cluster.Options) {
 			o.Join = []string{"tidepool.cache.svc"}
-			o.Lookup = clustertest.Names(map[string]func() []netip.Addr{"tidepool.cache.svc": func() []netip.Addr { return now }})
+			o.Lookup = clustertest.Names(map[string]func() []netip.Addr{"tidepool.cache.svc": func() []netip.Addr { return *now.Load() }})
 		}
 		f.joinAll(3, named)
 		for i := range 3 {
 			f.kill(fmt.Sprint("m", i+1))
 		}
-		now = addrs(11, 12, 13)
+		now.Store(new(addrs(11, 12, 13)))
 		for i := range 3 {
 			f.join(fmt.Sprint("m", i+1), 11+i, named).SetState(cluster.Ready)
 		}
@@ -229,7 +232,9 @@ func TestAllRestartWithNewAddresses(t *testing.T) {
 		// One by one, as an update does, each before its death is seen.
 		for i := range 3 {
 			f.kill(fmt.Sprint("m", i+1))
-			now[i] = host(21 + i).Addr()
+			next := slices.Clone(*now.Load())
+			next[i] = host(21 + i).Addr()
+			now.Store(&next)
 			f.join(fmt.Sprint("m", i+1), 21+i, named).SetState(cluster.Ready)
 			f.until("one is back", 15*time.Second, f.agree)
 		}

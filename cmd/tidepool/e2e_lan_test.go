@@ -3,6 +3,7 @@ package main_test
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"os"
@@ -243,7 +244,7 @@ type fire struct {
 func ignite(t *testing.T, o *origintest.Origin, repo string, n int) *fire {
 	f := &fire{t: t, o: o, repo: repo}
 	for i := range n {
-		f.images = append(f.images, o.PutImage(repo, fmt.Sprint(i), origintest.Spec{Seed: uint64(i) + 1<<20*uint64(len(repo)), Layers: []origintest.Layer{{Size: 300 << 10, Form: origintest.Raw}}}))
+		f.images = append(f.images, o.PutImage(repo, fmt.Sprint(i), origintest.Spec{Seed: uint64(i) + 1<<20*uint64(crc32.ChecksumIEEE([]byte(repo))), Layers: []origintest.Layer{{Size: 300 << 10, Form: origintest.Raw}}}))
 	}
 	return f
 }

@@ -69,7 +69,10 @@ func (j *Joins) add(text string) {
 func (l *layers) checkCluster() {
 	c := l.Cluster
 	if !c.On() {
-		for key, said := range map[string]bool{"join": len(c.Join) > 0, "secret_file": c.SecretFile != "", "peer_listen": c.PeerListen != ""} {
+		for key, said := range map[string]bool{
+			"join": len(c.Join) > 0, "secret_file": c.SecretFile != "", "peer_listen": c.PeerListen != "", "advertise": c.Advertise != "",
+			"name": c.Name != "", "zone": c.Zone != "", "replicas": c.Replicas != 1, "tls_cert": c.TLSCert != "",
+		} {
 			if said {
 				l.wrong("cluster."+key, "there is no cluster without a place to gossip: say cluster.bind (--cluster-bind), as 0.0.0.0:7946")
 			}

@@ -75,6 +75,9 @@ func TestClusterFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for yaml, say := range map[string]string{
+		"cluster: {replicas: 2}":                                                      "no cluster without a place to gossip",
+		"cluster: {zone: r1, bind: 'off'}":                                            "no cluster without a place to gossip",
+		"cluster: {name: m1}":                                                         "no cluster without a place to gossip",
 		"cluster: {join: [a]}":                                                        "no cluster without a place to gossip",
 		"cluster: {bind: '0.0.0.0:7946'}":                                             "members need a secret",
 		"cluster: {bind: '0.0.0.0:7946', secret_file: /nowhere}":                      "/nowhere",
