@@ -58,6 +58,13 @@ func TestADeathIsSeen(t *testing.T) {
 		f.joinAll(5)
 		f.kill("m3")
 		f.until("the death is seen by all", 20*time.Second, f.agree)
+		for name, m := range f.all {
+			if since := m.Lost()["m3"]; time.Since(since) > 20*time.Second || len(m.Lost()) != 1 {
+				t.Errorf("%s has lost %v", name, m.Lost())
+			}
+		}
+		f.join("m3", 3).SetState(cluster.Ready)
+		f.until("it is back", 20*time.Second, func() bool { return f.agree() && len(f.all["m1"].Lost()) == 0 })
 	})
 }
 
@@ -84,8 +91,8 @@ func TestLeavingInGoodOrder(t *testing.T) {
 		}
 		f.kill("m3")
 		f.until("all know that it left", 2*time.Second, f.agree)
-		if n := f.dials(3); n > 0 {
-			t.Errorf("one that left was looked for %d times", n)
+		if n := f.dials(3); n > 0 || len(f.all["m1"].Lost()) > 0 {
+			t.Errorf("one that left was looked for %d times; lost: %v", n, f.all["m1"].Lost())
 		}
 		f.join("m3", 9).SetState(cluster.Ready)
 		// Mostly at once; who misses the gossip, or hears the farewell after it, learns at the next exchange of states.

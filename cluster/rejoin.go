@@ -43,6 +43,25 @@ type lost struct {
 	since time.Time
 }
 
+// leftWell says whether it had said that it would go.
+func (m *Members) leftWell(name string, l lost) bool {
+	last, err := m.believe(name, l.heard)
+	return err == nil && last.State == Draining
+}
+
+// Lost are the members that went without a word and are looked for, by name, and since when: for a day.
+func (m *Members) Lost() map[string]time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := map[string]time.Time{}
+	for name, l := range m.lost {
+		if !m.leftWell(name, l) {
+			all[name] = l.since
+		}
+	}
+	return all
+}
+
 // rejoinAll calls who is missing until ctx ends: at once, and then every o.Rejoin, give or take a quarter, so that
 // members that started together do not call together.
 func (m *Members) rejoinAll(ctx context.Context) {
@@ -126,9 +145,7 @@ func (m *Members) missing(ctx context.Context, answered map[netip.AddrPort]time.
 		}
 	}
 	for name, l := range m.lost {
-		last, err := m.believe(name, l.heard)
-		gone := err == nil && last.State == Draining // it had said that it would go
-		if gone || time.Since(l.since) > lostFor || len(m.lost) > lostMost {
+		if m.leftWell(name, l) || time.Since(l.since) > lostFor || len(m.lost) > lostMost {
 			delete(m.lost, name)
 		} else {
 			add(l.from)

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -32,6 +33,13 @@ type clusterStatus struct {
 	Copies  copiesStatus   `json:"copies"`
 	Trouble string         `json:"trouble,omitempty"` // what keeps it from hearing of the others in time
 	Members []memberStatus `json:"members"`
+	Lost    []lostStatus   `json:"lost,omitempty"`
+}
+
+// lostStatus is a member that went without a word, and is looked for.
+type lostStatus struct {
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"`
 }
 
 // copiesStatus is what other members were given to keep, and what is kept here of theirs.
@@ -89,6 +97,10 @@ func (c *clustering) status(ctx context.Context) *clusterStatus {
 			one.Busy, one.Disk, one.Budget = &d.Busy, d.Disk, d.Budget
 		}
 		s.Members = append(s.Members, one)
+	}
+	lost := c.members.Lost()
+	for _, name := range slices.Sorted(maps.Keys(lost)) {
+		s.Lost = append(s.Lost, lostStatus{name, lost[name]})
 	}
 	return s
 }
@@ -217,18 +229,33 @@ func showRing(out io.Writer, doc ringDoc) error {
 	return p.Flush()
 }
 
-func (p page) cluster(c *clusterStatus) {
+func (p page) cluster(c *clusterStatus, now time.Time) {
 	if c == nil {
 		return
 	}
 	fmt.Fprintln(p)
 	p.membersOf(c.Self, c.Members)
+	p.lost(c.Lost, now)
 	p.head("MEMBERS WERE ASKED", "NOT ANSWERED", "HELD ELSEWHERE", "SPILT", "REGISTRIES WERE ASKED")
 	p.row(plainly, comma(c.Asked), comma(c.Silent), comma(c.Held), comma(c.Spilt), comma(c.Hub))
 	p.head("COPIES OF A THING", "GIVEN TO OTHERS", "BYTES", "NOT TAKEN", "HOT COPIES HERE")
 	p.row(plainly, comma(uint64(c.Copies.Replicas)), comma(c.Copies.Given), humanize.IBytes(c.Copies.Bytes), comma(c.Copies.Failed), humanize.IBytes(positive(c.Copies.Hot)))
 	if c.Trouble != "" {
 		p.row(bad, c.Trouble)
+	}
+}
+
+// mostLost is how many of the members that are lost are shown, the last ones first: more than fail at once.
+const mostLost = 10
+
+func (p page) lost(all []lostStatus, now time.Time) {
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b lostStatus) int { return b.Since.Compare(a.Since) })
+	for _, m := range all[:min(len(all), mostLost)] {
+		p.row(bad, m.Name, "", "", "", "", "", "", "", "", "lost "+humanize.RelTime(m.Since, now, "ago", "from now"))
+	}
+	if more := len(all) - mostLost; more > 0 {
+		p.row(bad, "and "+comma(uint64(more))+" more", "", "", "", "", "", "", "", "", "lost within a day")
 	}
 }
 

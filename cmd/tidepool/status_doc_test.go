@@ -34,7 +34,7 @@ func everything() status {
 		Cluster: &clusterStatus{Self: "a", Ring: 7, Asked: 1000, Silent: 3, Held: 20, Spilt: 4, Hub: 300, Trouble: "members are reached by TCP but not by UDP", Copies: copiesStatus{Replicas: 2, Given: 40, Bytes: 5 << 30, Failed: 1, Hot: 6 << 20}, Members: []memberStatus{
 			{Name: "a", Addr: "10.0.0.1:7947", State: "ready", Zone: "north", Weight: 1, Share: 0.51, Version: "1.2.0", Busy: new(int64(3)), Disk: 30 << 30, Budget: 40 << 30},
 			{Name: "b", Addr: "10.0.0.2:7947", State: "draining", Weight: 1, Share: 0.49, Version: "1.2.1"},
-		}},
+		}, Lost: []lostStatus{{Name: "c", Since: now.Add(-5 * time.Minute)}}},
 		Disk:   tierStatus{Used: 30 << 30, Budget: 40 << 30, Entries: &entries, Scanned: &scanned, Pinned: &pinned, Error: "read-only file system"},
 		Memory: tierStatus{Used: 32 << 20, Budget: 64 << 20},
 	}

@@ -58,7 +58,7 @@ func screen(out io.Writer, s status, colour bool) error {
 	p.tiers(s)
 	p.upstreams(s)
 	p.limits(s)
-	p.cluster(s.Cluster)
+	p.cluster(s.Cluster, s.Now)
 	return p.Flush()
 }
 
