@@ -159,11 +159,15 @@ func (r *Router) hub(ctx context.Context, q question) (cache.Answer, error) {
 	if cache.CallerOf(ctx) == cache.Member {
 		return cache.Answer{}, fmt.Errorf("%s: only a caller's own login opens it: %w", q.ref, cache.ErrDenied)
 	}
-	r.count.hub.Add(1)
+	ask := r.Next.Open
 	if q.resolve {
-		return r.Next.Resolve(ctx, q.ref, q.want)
+		ask = r.Next.Resolve
 	}
-	return r.Next.Open(ctx, q.ref, q.want)
+	a, err := ask(ctx, q.ref, q.want)
+	if !errors.Is(err, cache.ErrOffline) { // else no registry was asked
+		r.count.hub.Add(1)
+	}
+	return a, err
 }
 
 func (r *Router) log() *zap.Logger {
