@@ -53,6 +53,16 @@ func TestHotCopyOutlives(t *testing.T) {
 		w := newWorld()
 		ref := w.blob(1<<20, 1)
 		c := newTown(t, w, 5)
+		var offers atomic.Int32
+		for _, m := range c.nodes {
+			h := m.server.Handler
+			m.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == offerPath {
+					offers.Add(1)
+				}
+				h.ServeHTTP(w, r)
+			})
+		}
 		named := func(i int) *node {
 			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 5)[i]
 			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
@@ -68,16 +78,7 @@ func TestHotCopyOutlives(t *testing.T) {
 		n.store.Rank(ref.Digest, true)
 
 		time.Sleep(time.Minute) // the first round
-		var offers atomic.Int32
-		for _, m := range c.nodes {
-			h := m.server.Handler
-			m.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == offerPath {
-					offers.Add(1)
-				}
-				h.ServeHTTP(w, r)
-			})
-		}
+		offers.Store(0)
 		time.Sleep(roundEvery + time.Minute)
 		if s := n.copies.Stats(); s.Rounds < 2 || offers.Load() > 0 {
 			t.Errorf("%d offers to who has it, in %d rounds", offers.Load(), s.Rounds)
