@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,16 +164,10 @@ func TestSendfile(t *testing.T) {
 	}
 }
 
-// A disk that cannot be read: the source goes on, where what was sent can be proven with what comes.
+// A disk that cannot be read: the source goes on, where what was sent can be proven with what comes; also for a reader who
+// is late, and finds that all of it has come and has its name by then.
 func TestUnreadable(t *testing.T) {
-	blob := newSynthetic(3, 4<<20)
-	for _, x := range []struct {
-		name     string
-		unproven bool
-		part     span
-		reads    int // that work
-		ok       bool
-	}{
+	for _, x := range []unreadable{
 		{"at once", false, span{0, 4 << 20}, 0, true},
 		{"in the middle", false, span{0, 4 << 20}, 5, true},
 		{"range", false, span{1 << 20, 3 << 20}, 3, true},
@@ -180,49 +175,69 @@ func TestUnreadable(t *testing.T) {
 		{"unproven, in the middle", true, span{0, 4 << 20}, 5, false},
 		{"unproven range", true, span{1 << 20, 3 << 20}, 20, true},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			h := newHub()
-			ref := h.have("docker.io", "library/a", blob.digest, blob)
-			dir := ramDir(t)
-			disk := &faulty{}
-			c := open(t, h, Options{Dir: dir, FS: disk, ScrubRate: -1})
-			if n, _, err := fetch(t.Context(), c, ref, 0, -1, blob); err != nil {
-				t.Fatalf("%d bytes, %v", n, err)
+		for _, late := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) { x.run(t, late) })
+		}
+	}
+}
+
+type unreadable struct {
+	name     string
+	unproven bool
+	part     span
+	reads    int // that work
+	ok       bool
+}
+
+func (x unreadable) run(t *testing.T, late bool) {
+	blob := newSynthetic(3, 4<<20)
+	h := newHub()
+	ref := h.have("docker.io", "library/a", blob.digest, blob)
+	dir := ramDir(t)
+	var second atomic.Pointer[Cache]
+	disk := &faulty{delay: func(a act) time.Duration {
+		if c := second.Load(); late && c != nil && a.verb == "open" && strings.Contains(a.name, "/partial/") && c.Stats().Landed == 0 {
+			return time.Second // it is the reader: nobody else opens it before it has landed
+		}
+		return 0
+	}}
+	c := open(t, h, Options{Dir: dir, FS: disk, ScrubRate: -1})
+	if n, _, err := fetch(t.Context(), c, ref, 0, -1, blob); err != nil {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	time.Sleep(time.Second)
+	shut(t, c)
+	if x.unproven {
+		if err := os.Remove(filepath.Join(c.disk.root, "CLEAN")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = open(t, h, Options{Dir: dir, FS: disk, ScrubRate: -1})
+	second.Store(c)
+	h.set(func(h *hub) { h.pace = time.Millisecond })
+	reads, replaced := 0, false // another file has the name now, which can be read
+	disk.when(func(a act) error {
+		if !strings.Contains(a.name, "/blobs/") {
+			return nil
+		}
+		replaced = replaced || a.verb == "rename"
+		if a.verb == "read" && !replaced {
+			if reads++; reads > x.reads {
+				return unix.EIO
 			}
-			time.Sleep(time.Second)
-			shut(t, c)
-			if x.unproven {
-				if err := os.Remove(filepath.Join(c.disk.root, "CLEAN")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			c = open(t, h, Options{Dir: dir, FS: disk, ScrubRate: -1})
-			reads := 0
-			disk.when(func(a act) error {
-				if a.verb == "read" && strings.Contains(a.name, "/blobs/") {
-					if reads++; reads > x.reads {
-						return unix.EIO
-					}
-				}
-				return nil
-			})
-			k := &check{want: blob, off: x.part.from}
-			b, err := c.Open(t.Context(), ref, Want{Off: x.part.from, N: x.part.to - x.part.from})
-			if err != nil {
-				t.Fatal(err)
-			}
-			err = b.SendRange(t.Context(), k, x.part.from, x.part.to-x.part.from)
-			if err := errors.Join(k.verdict(err, x.part.to-x.part.from), b.Close()); (err == nil) != x.ok || k.bad {
-				t.Errorf("%s: %d bytes, %v", x.name, k.n, err)
-			}
-			disk.when(nil)
-			if n, _, err := fetch(t.Context(), c, ref, 0, -1, blob); err != nil {
-				t.Errorf("%s: after: %d bytes, %v", x.name, n, err)
-			}
-			if c.Stats().Corrupt != 1 {
-				t.Errorf("%s: %+v", x.name, c.Stats())
-			}
-		})
+		}
+		return nil
+	})
+	n, _, err := fetch(t.Context(), c, ref, x.part.from, x.part.to-x.part.from, blob)
+	if (err == nil) != x.ok || errors.Is(err, errDiffers) {
+		t.Errorf("%s, late: %t: %d bytes, %v", x.name, late, n, err)
+	}
+	disk.when(nil)
+	if n, _, err := fetch(t.Context(), c, ref, 0, -1, blob); err != nil {
+		t.Errorf("%s, late: %t: after: %d bytes, %v", x.name, late, n, err)
+	}
+	if c.Stats().Corrupt != 1 {
+		t.Errorf("%s, late: %t: %+v", x.name, late, c.Stats())
 	}
 }
 
