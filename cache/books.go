@@ -114,7 +114,9 @@ func (b *books) trim(wanted, room int64) bool {
 	before := b.evicted
 	b.wanted, b.budget = wanted, max(0, min(wanted, room))
 	b.shrink(b.budget)
-	return b.evicted > before
+	short := b.evicted > before
+	b.trimCopies() // their share is smaller, or they were being read when others came
+	return short
 }
 
 // shed gives a little up because the disk says it is full, whatever the books say: inodes or a quota may have run out.

@@ -224,3 +224,45 @@ func TestReadCopies(t *testing.T) {
 		t.Errorf("%d bytes are hot copies, and most are read by nobody any more", n)
 	}
 }
+
+// TestShareOfCopies: hot copies have no more than their share, also where it became smaller, one alone is larger, or they
+// were being read when more came; none has to come for that.
+func TestShareOfCopies(t *testing.T) {
+	const size = 1 << 20
+	for _, x := range []struct {
+		name       string
+		n          byte
+		size       int64
+		readers    int
+		budget     int64
+		left, then int64
+	}{
+		{"a smaller disk", 10, size, 0, 50 * size, 5 * size, 0},
+		{"a large one", 1, 60 * size, 0, 100 * size, 0, 0},
+		{"read", 20, size, 1, 100 * size, 20 * size, 10 * size},
+	} {
+		b := newBooks(100*size, func() {})
+		var all []*entry
+		for i := range x.n {
+			e := b.add(slot{digest: Sum([]byte{i})}, x.size, 0, "somewhere", x.readers, HotCopy)
+			b.settle(e)
+			all = append(all, e)
+		}
+		if b.trim(x.budget, x.budget) {
+			t.Errorf("%s: the disk is said to be short of room", x.name)
+		}
+		if n := b.copiedBytes(); n != x.left {
+			t.Errorf("%s: %d bytes are hot copies, want %d", x.name, n, x.left)
+		}
+		if x.readers == 0 {
+			continue
+		}
+		for _, e := range all {
+			b.closed(e)
+		}
+		b.trim(x.budget, x.budget)
+		if n := b.copiedBytes(); n != x.then {
+			t.Errorf("%s by nobody any more: %d bytes are hot copies, want %d", x.name, n, x.then)
+		}
+	}
+}
