@@ -71,7 +71,8 @@ func (l *layers) checkCluster() {
 	if !c.On() {
 		for key, said := range map[string]bool{
 			"join": len(c.Join) > 0, "secret_file": c.SecretFile != "", "peer_listen": c.PeerListen != "", "advertise": c.Advertise != "",
-			"name": c.Name != "", "zone": c.Zone != "", "replicas": c.Replicas != 1, "tls_cert": c.TLSCert != "",
+			"name": c.Name != "", "zone": c.Zone != "", "replicas": c.Replicas != 1,
+			"tls_cert": c.TLSCert != "", "tls_key": c.TLSKey != "", "tls_ca": c.TLSCA != "",
 		} {
 			if said {
 				l.wrong("cluster."+key, "there is no cluster without a place to gossip: say cluster.bind (--cluster-bind), as 0.0.0.0:7946")

@@ -77,6 +77,8 @@ func TestClusterFaults(t *testing.T) {
 	for yaml, say := range map[string]string{
 		"cluster: {replicas: 2}":                                                      "no cluster without a place to gossip",
 		"cluster: {zone: r1, bind: 'off'}":                                            "no cluster without a place to gossip",
+		"cluster: {tls_key: /nowhere}":                                                "no cluster without a place to gossip",
+		"cluster: {tls_ca: /nowhere}":                                                 "no cluster without a place to gossip",
 		"cluster: {name: m1}":                                                         "no cluster without a place to gossip",
 		"cluster: {join: [a]}":                                                        "no cluster without a place to gossip",
 		"cluster: {bind: '0.0.0.0:7946'}":                                             "members need a secret",
