@@ -84,7 +84,7 @@ func (i *image) top(ctx context.Context) error {
 	}
 	defer func() { _ = b.Close() }()
 	i.digest, i.asOf = b.Digest, b.AsOf
-	i.doubt = b.Stale() && (i.w.Offline == nil || !i.w.Offline(i.name.Registry))
+	i.doubt = b.Stale() && !i.offline()
 	i.fetched(b)
 	if i.name.Mutable() {
 		i.parts = append(i.parts, cache.Part{Ref: i.name, Desc: b.Desc, AsOf: b.AsOf})
@@ -92,23 +92,29 @@ func (i *image) top(ctx context.Context) error {
 	return nil
 }
 
-// asPinned reports whether the image is pinned as it is, and all of that is here, so that there is nothing to do.
+// offline reports whether an operator wants its registry asked for nothing.
+func (i *image) offline() bool { return i.w.Offline != nil && i.w.Offline(i.name.Registry) }
+
+// asPinned reports whether the image is pinned as it is, and all of that is here, so that there is nothing to do. What was
+// pinned while nobody could be asked what refers to it has no list of that.
 func (i *image) asPinned() bool {
 	if i.o.Owner == "" || i.o.Referrers == ReferrersAlways {
 		return false
 	}
+	list := i.listOf(i.name.At(i.digest))
 	for _, p := range i.w.Store.Pins() {
 		if p.Owner != i.o.Owner || p.Ref != i.name {
 			continue
 		}
-		whole := false
+		whole, listed := false, i.o.Referrers == ReferrersNever || i.doubt || i.offline()
 		for _, x := range p.Parts {
 			if !i.w.Store.Holds(x.Digest) {
 				return false
 			}
 			whole = whole || x.Digest == i.digest
+			listed = listed || x.Ref == list
 		}
-		if !whole {
+		if !whole || !listed {
 			return false
 		}
 		i.pinned = true

@@ -147,10 +147,12 @@ func TestOffline(t *testing.T) {
 }
 
 // What is held is pinned and warmed offline, whatever its age: that nobody is asked about it is as the operator wants it.
+// What refers to it, and is not held, is pinned with it once its registry can be asked.
 func TestPinnedOffline(t *testing.T) {
 	bubble(t, "", func(t *testing.T) {
 		o := origintest.New()
 		img := o.PutImage(repo, "latest", origintest.Spec{})
+		signed := o.PutArtifact(repo, img.Top.Descriptor, "application/vnd.dev.sigstore.bundle.v0.3+json", origintest.Synthetic(8, 1<<10))
 		w := inBubble(t, o)
 		w.pulls("latest", img)
 		w.offline("docker.io", `{"offline": true}`)
@@ -167,6 +169,16 @@ func TestPinnedOffline(t *testing.T) {
 		if _, list := w.pinned(); len(list.Pins) != 1 || !list.Pins[0].Whole {
 			t.Errorf("%+v", list)
 		}
+		w.offline("docker.io", `{"offline": false}`)
+		w.warms(admin.WarmOrder{Images: []string{"app"}, Pin: true, Referrers: "never"})
+		if w.store.Holds(signed.Top.Digest) {
+			t.Error("its signature was asked for")
+		}
+		w.warms(admin.WarmOrder{Images: []string{"app"}, Pin: true})
+		if !w.store.Holds(signed.Top.Digest) {
+			t.Error("its signature is not here")
+		}
+		costs(t, o, "once that is pinned", func() { w.warms(admin.WarmOrder{Images: []string{"app"}, Pin: true}) })
 	})
 }
 
