@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,33 @@ func TestComesBack(t *testing.T) {
 		if told := n.router.Stats().Told - before; told < 20 {
 			t.Errorf("who is back has answered %d of 20 questions", told)
 		}
+	})
+}
+
+// TestWaitsOnce: where the owner has sent something else before, and is passed over for that, whoever comes next and is
+// silent is waited for once all the same, and not one after the other.
+func TestWaitsOnce(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		ref := w.blob(10<<10, 1)
+		c := newTown(t, w, 6)
+		named := func(i int) *node {
+			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 6)[i]
+			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
+		}
+		n, liar := named(5), named(0)
+		cut := c.sever(named(1), named(2), named(3), named(4))
+		c.pullAll(c.nodes, w.corpus(10, 3, 50<<10)) // so that each knows how soon the others answer
+		time.Sleep(time.Minute)
+		n.router.Lied(ref, liar.Name)
+		cut.Store(true)
+		began := time.Now()
+		c.pullAll([]*node{n}, []cache.Ref{ref})
+		if took := time.Since(began); took > 2*leastPatience {
+			t.Errorf("it took %v, want %v at most", took, 2*leastPatience)
+		}
+		cut.Store(false)
+		time.Sleep(2 * longRest)
 	})
 }
 
