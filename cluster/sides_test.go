@@ -152,6 +152,41 @@ func TestWaitsOnce(t *testing.T) {
 	})
 }
 
+// TestSoundsNobodyGone: who is no member any more is not asked how it does, even where a question that began before has
+// found the way to it once more.
+func TestSoundsNobodyGone(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		c := newTown(t, newWorld(), 3)
+		n, gone := c.nodes[0], c.nodes[2]
+		var dials atomic.Int64
+		dial := n.router.Remotes.Dial
+		n.router.Remotes.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == gone.Addr {
+				dials.Add(1)
+			}
+			return dial(ctx, network, addr)
+		}
+		c.kill(gone)
+		n.router.Remotes.Keep(n.view.Load().Members)
+		if x := n.router.Remotes.to(gone.Member); x.there(t.Context()) {
+			t.Fatal("it answers")
+		} else {
+			x.silent(t.Context())
+		}
+		time.Sleep(time.Minute)
+		if n := dials.Load(); n > 2 {
+			t.Errorf("it was called %d times", n)
+		}
+		if n.router.Remotes.to(c.nodes[1].Member).silent(t.Context()); n.router.Remotes.to(c.nodes[1].Member).temper.asked(time.Now()) {
+			t.Error("who is there is asked though it was silent just now")
+		}
+		time.Sleep(time.Minute)
+		if !n.router.Remotes.to(c.nodes[1].Member).temper.asked(time.Now()) {
+			t.Error("who is there is not asked any more")
+		}
+	})
+}
+
 // sever cuts some members off from the others while what it returns is true, which nobody is told of: what is sent is
 // lost, and nothing comes back. It is for a town whose members have asked nobody anything yet.
 func (c *town) sever(some ...*node) *atomic.Bool {

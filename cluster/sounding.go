@@ -26,7 +26,7 @@ func (x *remote) silent(ctx context.Context) {
 		return
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	x.soundings.Go(func() { x.sound(ctx, rest) })
+	x.of.soundings.Go(func() { x.sound(ctx, rest) })
 }
 
 // sound leaves the member alone for a while, and has it be asked again when it says how it does.
@@ -40,6 +40,9 @@ func (x *remote) sound(ctx context.Context, rest time.Duration) {
 		if x.there(ctx) {
 			x.sounding.done() // first: who finds it silent again begins anew
 			x.temper.open()
+			return
+		}
+		if x.of.drop(x) {
 			return
 		}
 	}
