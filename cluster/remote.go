@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/tidepool-oci/tidepool/cache"
 )
 
@@ -48,6 +50,7 @@ type Remotes struct {
 	closed bool
 
 	soundings sync.WaitGroup
+	rousing   singleflight.Group // by member
 }
 
 // to is the way to a member, as it is known now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -184,6 +185,48 @@ func TestSoundsNobodyGone(t *testing.T) {
 		if !n.router.Remotes.to(c.nodes[1].Member).temper.asked(time.Now()) {
 			t.Error("who is there is not asked any more")
 		}
+	})
+}
+
+// TestRousedTogether: however many wait for one that is silent, each of the others is asked a few times how it does.
+func TestRousedTogether(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		c := newTown(t, w, 6)
+		dead, n := c.nodes[0], c.nodes[1]
+		var refs []cache.Ref
+		for seed := uint64(0); len(refs) < 100; seed++ {
+			if ref := w.blob(1000, seed); n.view.Load().Ring.Owners(KeyOf(ref), 1)[0].Name == dead.Name {
+				refs = append(refs, ref)
+			}
+		}
+		var asked atomic.Int64
+		for _, m := range c.nodes[2:] {
+			h := m.server.Handler
+			m.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == doingPath {
+					asked.Add(1)
+				}
+				h.ServeHTTP(w, r)
+			})
+		}
+		cut := c.sever(dead)
+		c.pullAll(c.nodes, w.corpus(10, 3, 50<<10))
+		time.Sleep(time.Minute)
+		cut.Store(true)
+		var all sync.WaitGroup
+		for i, ref := range refs { // half of them at once, the others while these wait
+			all.Go(func() { c.pullAll([]*node{n}, []cache.Ref{ref}) })
+			if i > len(refs)/2 {
+				time.Sleep(leastPatience / time.Duration(len(refs)))
+			}
+		}
+		all.Wait()
+		if n := asked.Load(); n == 0 || n > 10 {
+			t.Errorf("%d questions to four others", n)
+		}
+		cut.Store(false)
+		time.Sleep(2 * longRest)
 	})
 }
 
