@@ -56,7 +56,7 @@ func (c *Cache) Drop(ctx context.Context, repo Ref, digests []Digest, upTo time.
 
 // PinsIn are the pins that a purge of scope would take something from, by name and owner.
 func (c *Cache) PinsIn(scope Ref) []Pin {
-	return slices.DeleteFunc(c.Pins(), func(p Pin) bool { return !p.within(scope) })
+	return c.pins.sorted(func(p Pin) bool { return p.within(scope) })
 }
 
 // within reports whether a purge of scope would take something from p.

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -236,6 +237,29 @@ func TestPurgePinned(t *testing.T) {
 		}
 		s.purge(t, repository(two))
 	})
+}
+
+// TestPinsInOfMany: what is pinned of one image is found at once among many pins.
+func TestPinsInOfMany(t *testing.T) {
+	c, err := New(t.Context(), nil, Options{Dir: t.TempDir(), ScrubRate: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	ref := Ref{Registry: "docker.io", Kind: KindManifest, Tag: "1"}
+	for i := range 100 {
+		ref.Repo = fmt.Sprint("library/n", i)
+		if err := c.Pin(t.Context(), Pin{Ref: ref, Owner: "o"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := testing.AllocsPerRun(10, func() {
+		if pins := c.PinsIn(ref); len(pins) != 1 || pins[0].Ref != ref {
+			t.Errorf("of %s: %v", ref, pins)
+		}
+	}); n > 10 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // While something is read, it may be purged: each reader has all of it, and who comes later has it fetched.

@@ -16,6 +16,7 @@ import (
 // says that there is nobody but this member. Once one was waited for in vain the others are not, one after the other.
 func (r *Router) atOwner(ctx context.Context, v *View, q question) (cache.Answer, error) {
 	var passed []string
+	roused := false
 	for q.doubts == 0 { // a member that has sent other bytes is not asked for them again
 		order := r.order(v, q.ref, passed...)
 		if v.first(order) || !cache.MayWait(ctx, order[0].Name) {
@@ -27,8 +28,10 @@ func (r *Router) atOwner(ctx context.Context, v *View, q question) (cache.Answer
 			return a, err
 		}
 		r.log().Debug("passed over", zap.String("member", m.Name), zap.Stringer("ref", q.ref), zap.Error(err))
-		if passed = append(passed, m.Name); len(passed) == 1 && !r.Remotes.to(m).temper.asked(time.Now()) {
+		passed = append(passed, m.Name)
+		if !roused && !r.Remotes.to(m).temper.asked(time.Now()) { // one that has sent something else was not waited for
 			r.Remotes.rouse(ctx, v.before(order[1:]))
+			roused = true
 		}
 		if ctx.Err() != nil {
 			return cache.Answer{}, context.Cause(ctx)

@@ -15,7 +15,8 @@ func (r *Router) forCaller(ctx context.Context, v *View, q question) (cache.Answ
 	}
 	vouched := q
 	vouched.vouched = true
-	a, err := r.held(ctx, r.former(v, q.ref), vouched)
+	others := without(r.order(v, q.ref), v.Self)
+	a, err := r.held(ctx, others[:min(len(others), former)], vouched)
 	if err != nil {
 		return r.hub(ctx, q)
 	}

@@ -138,3 +138,30 @@ func TestVouched(t *testing.T) {
 		}
 	}
 }
+
+// TestCallersAskFew: what a caller asks for is looked for at those who may well have it, however many members there are.
+func TestCallersAskFew(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		c := &town{t: t, net: new(origintest.Net), world: w, secrets: [][]byte{[]byte("a secret of sixteen bytes and more")}}
+		c.guard = &guard{world: w, may: map[cache.Caller]bool{"alice": true}, seen: map[cache.Caller]int{}}
+		for range 9 {
+			c.add()
+		}
+		c.agree()
+		ref := w.blob(10<<10, 1)
+		order := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 9)
+		for _, m := range order {
+			n := c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
+			before := n.router.Stats().Asked
+			a, err := n.router.Open(cache.WithCaller(t.Context(), "alice"), ref, cache.Whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = a.Body.Close()
+			if asked := n.router.Stats().Asked - before; asked > former {
+				t.Errorf("%s asked %d others", n.Name, asked)
+			}
+		}
+	})
+}

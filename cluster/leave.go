@@ -34,13 +34,12 @@ func (m *Members) Leave(ctx context.Context) error {
 	m.left = true
 	m.mu.Unlock()
 	m.publish()
-	m.telling <- struct{}{}
-	defer func() { <-m.telling }()
-	if m.closed || ctx.Err() != nil {
+	spoken, ok := m.turnToTell(ctx)
+	defer spoken()
+	if !ok || m.closed {
 		return fmt.Errorf("cluster: %s has told nobody that it goes, for there was no time or it is closed already: %s", m.o.Name, unheard)
 	}
-	end, _ := ctx.Deadline()
-	err := m.list.Leave(time.Until(end) / 2) // the other half is for what follows
+	err := m.list.Leave(halfOf(ctx)) // the other half is for what follows
 	if heard := m.farewell(ctx); err != nil && !heard {
 		return fmt.Errorf("cluster: none of the others has heard that %s goes (%w): %s", m.o.Name, err, unheard)
 	}
@@ -91,18 +90,38 @@ func (m *Members) announceAll(ctx context.Context) {
 	}
 }
 
-// tell gossips what this member says of itself, unless it has, and waits until it is out.
+// tell gossips what this member says of itself, unless it has, and waits until it is out, for no more than half the time
+// that there is.
 func (m *Members) tell(ctx context.Context) {
-	m.telling <- struct{}{}
-	defer func() { <-m.telling }()
+	spoken, ok := m.turnToTell(ctx)
+	defer spoken()
 	m.mu.Lock()
 	says := encodeMeta(m.self)
 	m.mu.Unlock()
-	if m.closed || ctx.Err() != nil || bytes.Equal(says, m.said) {
+	if !ok || m.closed || bytes.Equal(says, m.said) {
 		return
 	}
 	m.said = says // whenever it goes out: who leaves must not wait for the same twice
-	if err := m.list.UpdateNode(announceTime); err != nil {
+	if err := m.list.UpdateNode(min(announceTime, halfOf(ctx))); err != nil {
 		m.o.Log.Debug("cluster: the gossip of a change goes out late", zap.Error(err))
 	}
+}
+
+// turnToTell waits until m.telling is this caller's, until spoken, and reports whether it came to that before ctx ended.
+func (m *Members) turnToTell(ctx context.Context) (spoken func(), ok bool) {
+	select {
+	case m.telling <- struct{}{}:
+		return func() { <-m.telling }, ctx.Err() == nil
+	case <-ctx.Done():
+		return func() {}, false
+	}
+}
+
+// halfOf is half of the time until ctx ends, and never none, which memberlist takes for no bound.
+func halfOf(ctx context.Context) time.Duration {
+	end, bounded := ctx.Deadline()
+	if !bounded {
+		return announceTime
+	}
+	return max(time.Until(end)/2, time.Millisecond)
 }

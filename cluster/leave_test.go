@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tidepool-oci/tidepool/cluster"
@@ -93,5 +94,36 @@ func TestLeavingByStreamsAlone(t *testing.T) {
 			}
 			return knows >= 3
 		})
+	})
+}
+
+// One that leaves while it says that it is ready, and that has much else to say, leaves in good order, and soon.
+func TestLeavingWhileItSpeaks(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		m := f.fresh(40)
+		m.SetState(cluster.Ready)
+		synctest.Wait()
+		start := time.Now()
+		err := m.Leave(t.Context())
+		if took := time.Since(start); err != nil || took > 5*time.Second {
+			t.Errorf("%v, after %v", err, took)
+		}
+		f.kill("fresh")
+		f.until("all know that it left", 2*time.Second, f.agree)
+	})
+}
+
+// Who has hardly any time does not wait until what it says is out.
+func TestLeavingInAHurryWhileItSpeaks(t *testing.T) {
+	inField(t, func(t *testing.T, f *field) {
+		m := f.fresh(40)
+		m.SetState(cluster.Ready)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		if err := m.Leave(ctx); err == nil || time.Since(start) > 100*time.Millisecond {
+			t.Errorf("%v, after %v", err, time.Since(start))
+		}
 	})
 }

@@ -28,7 +28,7 @@ const (
 
 	// mostThings are in one offer: some 200 bytes each.
 	mostThings = 500
-	// mostReply is the longest document that answers: of as many things, eight pins each.
+	// mostReply is the longest document that answers: what is pinned of some scopes.
 	mostReply = 2 << 20
 )
 

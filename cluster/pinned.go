@@ -27,8 +27,10 @@ const (
 	pinnedTime = 2 * time.Second
 	// pinnedAtOnce is how many members are asked at the same time.
 	pinnedAtOnce = 64
-	// mostPinned bounds the pins that are told of one scope: one is enough to know that it is pinned.
-	mostPinned = 8
+	// mostScopes are asked about at a time, and mostPinned bounds the pins that are told of each: one is enough to know that it
+	// is pinned, but all that was kept for rules of members that are gone is to be unpinned at once. In the longest of
+	// names an answer has then three quarters of mostReply.
+	mostScopes, mostPinned = 40, 64
 )
 
 // PinnedAt is a pin, without its parts, that a member has, whether it made it or keeps a copy (see HomeOf).
@@ -69,10 +71,10 @@ func (r *Remotes) Pinned(ctx context.Context, v *View, scopes []cache.Ref) (pins
 func (r *Remotes) pinnedAt(ctx context.Context, m Member, scopes []cache.Ref) (pins []PinnedAt, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, pinnedTime)
 	defer cancel()
-	for from := 0; from < len(scopes); from += mostThings {
+	for from := 0; from < len(scopes); from += mostScopes {
 		var q pinQuestion
 		var a pinAnswer
-		for _, s := range scopes[from:min(from+mostThings, len(scopes))] {
+		for _, s := range scopes[from:min(from+mostScopes, len(scopes))] {
 			q.Scopes = append(q.Scopes, thingOf(s, 0))
 		}
 		if r.to(m).post(ctx, pinnedPath, q, &a) != nil || len(a.Pins) != len(q.Scopes) {
@@ -92,7 +94,7 @@ func (r *Remotes) pinnedAt(ctx context.Context, m Member, scopes []cache.Ref) (p
 // pinned says what is pinned here.
 func (t *Taker) pinned(_ context.Context, body *json.Decoder) (any, error) {
 	var q pinQuestion
-	if err := body.Decode(&q); err != nil || len(q.Scopes) > mostThings {
+	if err := body.Decode(&q); err != nil || len(q.Scopes) > mostScopes {
 		return nil, errQuestion
 	}
 	a := pinAnswer{Pins: make([][]pinned, len(q.Scopes))}

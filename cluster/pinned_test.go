@@ -1,8 +1,11 @@
 package cluster
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +62,31 @@ func TestPinned(t *testing.T) {
 		}
 		if len(by) > 0 {
 			t.Errorf("and pinned is %v", by)
+		}
+	})
+}
+
+// TestPinnedForMany: all are told of that have pinned an image and are gone, be they half a hundred, and the names as long as
+// they come.
+func TestPinnedForMany(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		c := newTown(t, newWorld(), 2)
+		n := c.nodes[1]
+		long := func(n int) string { return strings.Repeat("x", n) }
+		ref := cache.Ref{Registry: long(59) + ".com", Repo: "a/" + long(250), Kind: cache.KindManifest, Tag: long(128)}
+		for i := range mostPinned {
+			if err := n.store.Pin(t.Context(), cache.Pin{Ref: ref, Owner: HeldFor(fmt.Sprint(long(maxName-2), i), "rules")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		scopes := slices.Repeat([]cache.Ref{ref}, mostScopes+1)
+		pins, silent := c.nodes[0].router.Remotes.Pinned(t.Context(), c.nodes[0].view.Load(), scopes)
+		if len(pins) != len(scopes)*mostPinned || len(silent) > 0 || mostPinned < 50 {
+			t.Errorf("%d pins of %d; silent are %v", len(pins), len(scopes)*mostPinned, silent)
+		}
+		b, err := json.Marshal(pinnedOf(pins[0].Pin))
+		if size := len(b) * mostScopes * mostPinned; err != nil || size > mostReply*9/10 {
+			t.Errorf("an answer has %d bytes, %v", size, err)
 		}
 	})
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/tidepool-oci/tidepool/cache"
 )
 
@@ -44,9 +46,11 @@ type Remotes struct {
 
 	mu     sync.Mutex
 	all    map[string]*remote // by name
+	kept   map[string]Member  // those that there were at the last Keep; nil: nobody has said
 	closed bool
 
 	soundings sync.WaitGroup
+	rousing   singleflight.Group // by member
 }
 
 // to is the way to a member, as it is known now.
@@ -72,7 +76,7 @@ func (r *Remotes) make(m Member) *remote {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: alive}).DialContext
 	}
-	x := &remote{member: m, traffic: r.Traffic, heat: r.Heat, soundings: &r.soundings, sounding: sounding{over: r.closed}}
+	x := &remote{member: m, traffic: r.Traffic, heat: r.Heat, of: r, sounding: sounding{over: r.closed}}
 	if x.traffic == nil {
 		x.traffic = new(Traffic)
 	}
@@ -102,12 +106,28 @@ func (r *Remotes) make(m Member) *remote {
 func (r *Remotes) Keep(members map[string]Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.kept = members
 	for name, x := range r.all {
 		if m, ok := members[name]; !ok || m.Addr != x.member.Addr || m.State == Joining {
 			x.end()
 			delete(r.all, name)
 		}
 	}
+}
+
+// drop ends and forgets the way to a member that is none any more, or is elsewhere, and reports whether it is: a question
+// that began before may have made it anew.
+func (r *Remotes) drop(x *remote) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m, ok := r.kept[x.member.Name]; r.kept == nil || ok && m.Addr == x.member.Addr {
+		return false
+	}
+	if r.all[x.member.Name] == x {
+		delete(r.all, x.member.Name)
+	}
+	x.end()
+	return true
 }
 
 // Close closes what is open and unused.
@@ -130,7 +150,7 @@ type remote struct {
 	traffic   *Traffic
 	heat      *Heat
 	sounding  sounding
-	soundings *sync.WaitGroup // of all members
+	of        *Remotes
 }
 
 // end is for a member that is gone, or has moved.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,6 +123,110 @@ func TestComesBack(t *testing.T) {
 		if told := n.router.Stats().Told - before; told < 20 {
 			t.Errorf("who is back has answered %d of 20 questions", told)
 		}
+	})
+}
+
+// TestWaitsOnce: where the owner has sent something else before, and is passed over for that, whoever comes next and is
+// silent is waited for once all the same, and not one after the other.
+func TestWaitsOnce(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		ref := w.blob(10<<10, 1)
+		c := newTown(t, w, 6)
+		named := func(i int) *node {
+			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 6)[i]
+			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
+		}
+		n, liar := named(5), named(0)
+		cut := c.sever(named(1), named(2), named(3), named(4))
+		c.pullAll(c.nodes, w.corpus(10, 3, 50<<10)) // so that each knows how soon the others answer
+		time.Sleep(time.Minute)
+		n.router.Lied(ref, liar.Name)
+		cut.Store(true)
+		began := time.Now()
+		c.pullAll([]*node{n}, []cache.Ref{ref})
+		if took := time.Since(began); took > 2*leastPatience {
+			t.Errorf("it took %v, want %v at most", took, 2*leastPatience)
+		}
+		cut.Store(false)
+		time.Sleep(2 * longRest)
+	})
+}
+
+// TestSoundsNobodyGone: who is no member any more is not asked how it does, even where a question that began before has
+// found the way to it once more.
+func TestSoundsNobodyGone(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		c := newTown(t, newWorld(), 3)
+		n, gone := c.nodes[0], c.nodes[2]
+		var dials atomic.Int64
+		dial := n.router.Remotes.Dial
+		n.router.Remotes.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == gone.Addr {
+				dials.Add(1)
+			}
+			return dial(ctx, network, addr)
+		}
+		c.kill(gone)
+		n.router.Remotes.Keep(n.view.Load().Members)
+		if x := n.router.Remotes.to(gone.Member); x.there(t.Context()) {
+			t.Fatal("it answers")
+		} else {
+			x.silent(t.Context())
+		}
+		time.Sleep(time.Minute)
+		if n := dials.Load(); n > 2 {
+			t.Errorf("it was called %d times", n)
+		}
+		if n.router.Remotes.to(c.nodes[1].Member).silent(t.Context()); n.router.Remotes.to(c.nodes[1].Member).temper.asked(time.Now()) {
+			t.Error("who is there is asked though it was silent just now")
+		}
+		time.Sleep(time.Minute)
+		if !n.router.Remotes.to(c.nodes[1].Member).temper.asked(time.Now()) {
+			t.Error("who is there is not asked any more")
+		}
+	})
+}
+
+// TestRousedTogether: however many wait for one that is silent, each of the others is asked a few times how it does.
+func TestRousedTogether(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		c := newTown(t, w, 6)
+		dead, n := c.nodes[0], c.nodes[1]
+		var refs []cache.Ref
+		for seed := uint64(0); len(refs) < 100; seed++ {
+			if ref := w.blob(1000, seed); n.view.Load().Ring.Owners(KeyOf(ref), 1)[0].Name == dead.Name {
+				refs = append(refs, ref)
+			}
+		}
+		var asked atomic.Int64
+		for _, m := range c.nodes[2:] {
+			h := m.server.Handler
+			m.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == doingPath {
+					asked.Add(1)
+				}
+				h.ServeHTTP(w, r)
+			})
+		}
+		cut := c.sever(dead)
+		c.pullAll(c.nodes, w.corpus(10, 3, 50<<10))
+		time.Sleep(time.Minute)
+		cut.Store(true)
+		var all sync.WaitGroup
+		for i, ref := range refs { // half of them at once, the others while these wait
+			all.Go(func() { c.pullAll([]*node{n}, []cache.Ref{ref}) })
+			if i > len(refs)/2 {
+				time.Sleep(leastPatience / time.Duration(len(refs)))
+			}
+		}
+		all.Wait()
+		if n := asked.Load(); n == 0 || n > 10 {
+			t.Errorf("%d questions to four others", n)
+		}
+		cut.Store(false)
+		time.Sleep(2 * longRest)
 	})
 }
 

@@ -26,7 +26,7 @@ func (x *remote) silent(ctx context.Context) {
 		return
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	x.soundings.Go(func() { x.sound(ctx, rest) })
+	x.of.soundings.Go(func() { x.sound(ctx, rest) })
 }
 
 // sound leaves the member alone for a while, and has it be asked again when it says how it does.
@@ -40,6 +40,9 @@ func (x *remote) sound(ctx context.Context, rest time.Duration) {
 		if x.there(ctx) {
 			x.sounding.done() // first: who finds it silent again begins anew
 			x.temper.open()
+			return
+		}
+		if x.of.drop(x) {
 			return
 		}
 	}
@@ -69,15 +72,27 @@ func (s *sounding) end() {
 }
 
 // rouse finds out which members answer, of all at once: where one is silent others may be, and whoever waits for one of
-// them after the other waits for long.
+// them after the other waits for long. Of all who waited for the same silent one, one asks.
 func (r *Remotes) rouse(ctx context.Context, members []Member) {
 	var asking sync.WaitGroup
 	for _, m := range members {
 		asking.Go(func() {
-			if x := r.to(m); !x.there(ctx) && ctx.Err() == nil {
-				x.silent(ctx)
-			}
+			_, _, _ = r.rousing.Do(m.Name, func() (any, error) {
+				r.to(m).rouse(ctx)
+				return nil, nil
+			})
 		})
 	}
 	asking.Wait()
+}
+
+// rouse finds out whether the member answers, where that is not known from a moment ago.
+func (x *remote) rouse(ctx context.Context) {
+	switch {
+	case x.temper.known(time.Now()):
+	case x.there(ctx):
+		x.temper.sign(time.Now())
+	case ctx.Err() == nil:
+		x.silent(ctx)
+	}
 }

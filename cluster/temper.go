@@ -13,6 +13,7 @@ type temper struct {
 	usual time.Duration              // until its first sign, smoothed; 0: not known
 	fails int                        // in a row
 	shut  bool                       // it is not asked, until it says how it does
+	heard time.Time                  // its last sign
 	lies  int                        // answers of late that turned out to be something else
 	last  time.Time                  // the last of them
 	about map[cache.Digest]time.Time // what it was asked for when it did, and when
@@ -90,11 +91,26 @@ func (t *temper) patience() time.Duration {
 func (t *temper) answered(took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.heard = time.Now()
 	if t.fails, t.shut = 0, false; t.usual == 0 {
 		t.usual = max(took, time.Microsecond)
 		return
 	}
 	t.usual += (took - t.usual) / 8
+}
+
+// sign notes that the member says how it does, which says nothing of how soon it answers.
+func (t *temper) sign(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heard = now
+}
+
+// known reports whether it was heard of, or found silent, so lately that nobody need ask how it does.
+func (t *temper) known(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.shut || now.Sub(t.heard) < leastPatience
 }
 
 // failed notes that there was none, and says how long it is left alone for that. Not first: it is already, and who asked

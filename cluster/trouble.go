@@ -92,14 +92,15 @@ type complaint struct {
 // enough not to fill it.
 const complainAgain = 10 * time.Minute
 
-// say logs a trouble where it is news, and again now and then; and once that it is over.
+// say logs a trouble where it is news, and again now and then; and once that it is over. Of one that comes and goes, or of
+// several, no more than one a minute.
 func (c *complaint) say(err error, now time.Time, log *zap.Logger) {
 	switch {
 	case err == nil && c.open:
 		c.open = false
 		log.Info("cluster: the trouble is over", zap.String("it_was", c.text))
 	case err == nil:
-	case err.Error() != c.text || now.Sub(c.when) >= complainAgain:
+	case (!c.open || err.Error() != c.text) && now.Sub(c.when) >= troubled, now.Sub(c.when) >= complainAgain:
 		*c = complaint{err.Error(), now, true}
 		log.Warn("cluster: this member has trouble with the others", zap.Error(err))
 	}

@@ -23,8 +23,8 @@ func purgeCmd() *cobra.Command {
 		Long: "Have a running tidepool, and all other members of its cluster, forget images: their names at once, and of their\n" +
 			"content what nothing else that is held needs. alpine:* is all of a repository; what is named by its digest goes\n" +
 			"whatever needs it. Who pulls at that moment is served to the end; the next pull fetches it and asks for permission\n" +
-			"anew. What is pinned, at any member, stays at all of them until tidepool unpin. It shows what will go and asks, unless\n" +
-			"--yes says so.",
+			"anew. What is pinned, at any member that answers, stays at all of them until tidepool unpin. It shows what will go and\n" +
+			"asks, unless --yes says so.",
 		Example: "  tidepool purge alpine:3 --dry-run\n  tidepool purge 'ghcr.io/org/app:*' --yes",
 	}
 	find, inJSON := server(cmd), output(cmd)

@@ -92,7 +92,7 @@ func pinnedError(pins []cluster.PinnedAt, c *clustering) error {
 	switch {
 	case owner == byHand:
 		return fmt.Errorf("%w by hand, as %s, at %s: unpin it first", cache.ErrPinned, p.Ref, p.Member)
-	case c.knows(home):
+	case c.means(p):
 		return fmt.Errorf("%w by a rule of %s, as %s: take it out of warm in the configuration there first", cache.ErrPinned, home, p.Ref)
 	}
 	return fmt.Errorf("%w, as %s, at %s for a rule of %s, which is gone: unpin it first", cache.ErrPinned, p.Ref, p.Member, home)

@@ -135,7 +135,7 @@ func (w *warming) sort(one *unpinnedDoc, at cache.Ref, pins []cluster.PinnedAt) 
 		case p.Ref != at:
 		case owner == byHand:
 			note(&one.At, p.Member)
-		case w.cluster.knows(home):
+		case w.cluster.means(p):
 			note(&one.Rules, home)
 		default:
 			note(&one.Gone, home)
@@ -167,11 +167,13 @@ func (c *clustering) self() string {
 	return c.name
 }
 
-// knows reports whether a member is there, or is this process.
-func (c *clustering) knows(name string) bool {
-	if c == nil {
-		return name == ""
+// means reports whether the member that made a pin is there and means it still: also one that has left since it said that it
+// has it, for what it has itself is no copy that is left behind.
+func (c *clustering) means(p cluster.PinnedAt) bool {
+	home, _ := cluster.HomeOf(p)
+	if c == nil || home == p.Member {
+		return home == p.Member
 	}
-	_, there := c.members.View().Members[name]
+	_, there := c.members.View().Members[home]
 	return there
 }

@@ -98,3 +98,20 @@ func TestUnpinOfTheSilent(t *testing.T) {
 		t.Errorf("%v, %d told", err, w.cluster.members.Stats().Events.Sent)
 	}
 }
+
+// TestUnpinOfOneThatJustLeft: what a rule of a member pins there, which has left since it said so, is no copy that is left
+// of it: nothing is unpinned, and least of all what this member's own rule of that name pins.
+func TestUnpinOfOneThatJustLeft(t *testing.T) {
+	w, ref := amid(t)
+	if err := w.store.Pin(t.Context(), cache.Pin{Ref: ref, Owner: "rules"}); err != nil {
+		t.Fatal(err)
+	}
+	its := []cluster.PinnedAt{{Pin: cache.Pin{Ref: ref, Owner: "rules"}, Member: "m5"}}
+	var one unpinnedDoc
+	if err := w.unpin(&one, []cache.Ref{ref}, its, nil); err == nil || !strings.Contains(err.Error(), "a rule of m5") || len(w.store.Pins()) != 1 {
+		t.Errorf("%v, %+v, left are %+v", err, one, w.store.Pins())
+	}
+	if err := pinnedError(its, w.cluster); err == nil || !strings.Contains(err.Error(), "by a rule of m5") {
+		t.Error(err)
+	}
+}
