@@ -41,11 +41,11 @@ func (r *Router) atOwner(ctx context.Context, v *View, q question) (cache.Answer
 }
 
 // own answers as the owner of a thing does: from the registry, unless a member has it that owned it before, or would
-// own it if this one were not there.
-func (r *Router) own(ctx context.Context, v *View, q question) (cache.Answer, error) {
+// own it if this one were not there. told: its owner has said that it has not got it, and cannot.
+func (r *Router) own(ctx context.Context, v *View, q question, told bool) (cache.Answer, error) {
 	cache.MayWait(ctx, "")
 	if q.doubts == 0 && !q.resolve {
-		if a, err := r.held(ctx, r.former(v, q.ref), q); err == nil {
+		if a, err := r.held(ctx, r.former(v, q.ref, told), q); err == nil {
 			return a, nil
 		}
 	}
@@ -54,8 +54,12 @@ func (r *Router) own(ctx context.Context, v *View, q question) (cache.Answer, er
 
 // former are the members that may hold a thing which is not held here: who comes next, or came before; and all before this
 // one, where it is asked in their stead: who asked has found them silent, and they may not be.
-func (r *Router) former(v *View, ref cache.Ref) []Member {
+func (r *Router) former(v *View, ref cache.Ref, told bool) []Member {
 	order := r.order(v, ref)
+	if told && len(order) > 0 {
+		order = without(order[1:], v.Self)
+		return order[:min(len(order), former)]
+	}
 	before := v.before(order)
 	if len(before) == len(order) { // this member is far from there
 		return order[:min(len(order), former)]

@@ -145,7 +145,7 @@ func (r *Router) route(ctx context.Context, q question) (cache.Answer, error) {
 	if !told && !errors.Is(err, errMember) {
 		return a, err
 	}
-	a, err = r.own(ctx, v, q)
+	a, err = r.own(ctx, v, q, told)
 	if q.ref.Kind == cache.KindBlob && cutOff(err) && (q.doubts > 0 || r.accused(v, q.ref)) {
 		return r.doubted(ctx, v, q, err)
 	}

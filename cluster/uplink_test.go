@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -20,6 +21,28 @@ func TestOwnerWithoutUplink(t *testing.T) {
 		for _, n := range c.nodes[:2] {
 			if n.router.Stats().Hub == 0 {
 				t.Error(n.Name, "asked the registry for nothing")
+			}
+		}
+	})
+}
+
+// TestRegistryDown: where nobody reaches the registry, a question that its owner cannot answer costs two more, however
+// many members there are.
+func TestRegistryDown(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		w := newWorld()
+		c := newTown(t, w, 9)
+		for _, n := range c.nodes {
+			n.router.Next = nowhere{}
+		}
+		for seed := range uint64(20) {
+			ref, n := w.blob(1000, seed), c.nodes[seed%9]
+			before := n.router.Stats().Asked
+			if _, err := n.router.Open(t.Context(), ref, cache.Whole); !errors.Is(err, cache.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			if asked := n.router.Stats().Asked - before; asked > 3 {
+				t.Errorf("%d members were asked for what nobody has", asked)
 			}
 		}
 	})
