@@ -177,7 +177,12 @@ func (c *Copies) offerTo(ctx context.Context, m Member, list []cache.Thing, hurr
 	var giving sync.WaitGroup
 	slots := make(chan struct{}, writers)
 	for _, i := range a.Lacks {
-		if i < 0 || i >= len(list) || ctx.Err() != nil {
+		if i < 0 || i >= len(list) || ctx.Err() != nil { // what else is lacking is not known, or not given
+			mu.Lock()
+			for _, x := range list {
+				miss(x)
+			}
+			mu.Unlock()
 			break
 		}
 		slots <- struct{}{}

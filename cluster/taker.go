@@ -129,6 +129,7 @@ func (t *Taker) take(ctx context.Context, body *json.Decoder, from string) (any,
 // turn waits until something may be taken, so as not to be in the way of what clients wait for.
 func (t *Taker) turn(ctx context.Context, size int64, hurry bool) (done func(), err error) {
 	if !hurry { // without a slot, which somebody in a hurry may need
+		size = min(size, t.Rate*int64(mostTake/time.Second)) // which is only what somebody says
 		if err := t.pace.wait(ctx, size, t.Rate); err != nil {
 			return nil, err
 		}
