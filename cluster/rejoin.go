@@ -22,7 +22,7 @@ const (
 	rejoinAtOnce = 8
 	// rejoiners is how many members look in one round, on average: of a thousand all need not ask the name server, and
 	// whoever finds the lost tells the others.
-	rejoiners = 16
+	rejoiners = 32
 	// reunion is how long after one that was lost is back all look, for the rest: where half a cluster comes back at
 	// once, some of that gossip is lost, and a full exchange would mend it only after minutes.
 	reunion = time.Minute
