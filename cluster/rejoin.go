@@ -100,15 +100,19 @@ func (m *Members) rejoin(ctx context.Context, answered map[netip.AddrPort]time.T
 		calls.Go(func() { ok[i] = m.call(to) })
 	}
 	calls.Wait()
-	m.mu.Lock()
-	alone := len(m.others) == 0
-	m.mu.Unlock()
-	m.counts.called(alone && len(missing) > 0 && !slices.Contains(ok, true), time.Now())
+	m.counts.called(m.alone() && len(missing) > 0 && !slices.Contains(ok, true), time.Now())
 	for i, to := range missing {
 		if ok[i] {
 			answered[to] = time.Now()
 		}
 	}
+}
+
+// alone reports whether no other member is known to be there.
+func (m *Members) alone() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.others) == 0
 }
 
 // call exchanges states with who is at to, twice: each of two that hold each other for dead hears so in the first, and

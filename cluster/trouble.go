@@ -61,7 +61,7 @@ func (m *Members) Trouble() error {
 	case m.counts.streaming(time.Now()):
 		all = append(all, fmt.Errorf("members are reached by TCP but not by UDP, so that deaths and changes are heard of late: "+
 			"let UDP to port %d through between all members", m.here.Port()))
-	case m.counts.alone(time.Now()):
+	case m.alone() && m.counts.alone(time.Now()): // else somebody has come by himself
 		all = append(all, errAlone)
 	case m.list.GetHealthScore() >= unwell:
 		all = append(all, errUnwell)
