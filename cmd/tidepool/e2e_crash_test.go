@@ -104,6 +104,7 @@ func TestLargeBlob(t *testing.T) {
 	needs(t)
 	const followers, places, cuts = 50, 8, 20
 	const flat = 128 << 20 // bytes of memory: twice the memory tier's budget
+	const lost = 20 << 20  // bytes that were on their way, in all requests of a place, when tidepool was killed, whatever the size
 	size := *large << 30
 	o := origintest.New()
 	blob := o.PutBlob("test/large", origintest.Synthetic(1, size))
@@ -140,7 +141,7 @@ func TestLargeBlob(t *testing.T) {
 	if peak := pool.peak(t); peak > flat {
 		t.Errorf("tidepool took %d MiB of memory", peak>>20)
 	}
-	if sent, most := o.Bytes(origintest.Blob), size/100*101; sent > most {
+	if sent, most := o.Bytes(origintest.Blob), size+max(size/100, lost); sent > most {
 		t.Errorf("the upstream sent %d bytes of a blob of %d, want at most %d", sent, size, most)
 	}
 	t.Logf("%d GiB: upstream sent %.4f of it, memory peaked at %d MiB", *large,
