@@ -18,7 +18,7 @@ func TestHotBlob(t *testing.T) {
 		w := newWorld()
 		ref := w.blob(10<<10, 1)
 		c := newTown(t, w, 5)
-		owner := c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == n.view.Load().Ring.Owners(KeyOf(ref), 1)[0].Name })]
+		owner := c.owner(ref, 0)
 		load := func(d time.Duration) (part float64) {
 			before, all := owner.store.Served(), 0
 			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -63,11 +63,7 @@ func TestHotCopyOutlives(t *testing.T) {
 				h.ServeHTTP(w, r)
 			})
 		}
-		named := func(i int) *node {
-			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 5)[i]
-			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
-		}
-		dead, n := named(0), named(4)
+		dead, n := c.owner(ref, 0), c.owner(ref, 4)
 		b, err := n.store.Open(cache.WithKeep(t.Context()), ref, cache.Whole)
 		if err == nil {
 			err = errors.Join(b.Prove(t.Context()), b.Close())

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -133,12 +132,8 @@ func TestWaitsOnce(t *testing.T) {
 		w := newWorld()
 		ref := w.blob(10<<10, 1)
 		c := newTown(t, w, 6)
-		named := func(i int) *node {
-			m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), 6)[i]
-			return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
-		}
-		n, liar := named(5), named(0)
-		cut := c.sever(named(1), named(2), named(3), named(4))
+		n, liar := c.owner(ref, 5), c.owner(ref, 0)
+		cut := c.sever(c.owner(ref, 1), c.owner(ref, 2), c.owner(ref, 3), c.owner(ref, 4))
 		c.pullAll(c.nodes, w.corpus(10, 3, 50<<10)) // so that each knows how soon the others answer
 		time.Sleep(time.Minute)
 		n.router.Lied(ref, liar.Name)

@@ -114,6 +114,12 @@ func (n *node) close() {
 	}
 }
 
+// owner is the i-th of the members that own a thing, by the ring that the first of all sees.
+func (c *town) owner(ref cache.Ref, i int) *node {
+	m := c.nodes[0].view.Load().Ring.Owners(KeyOf(ref), i+1)[i]
+	return c.nodes[slices.IndexFunc(c.nodes, func(n *node) bool { return n.Name == m.Name })]
+}
+
 // agree tells all members of all.
 func (c *town) agree() {
 	all := map[string]Member{}

@@ -54,7 +54,7 @@ var (
 	copyFails   = describe("cluster_copies_failed_total", "Things that another member did not take, for now.")
 	copyBytes   = describe("cluster_copied_bytes_total", "Bytes of things that other members were given to keep.")
 	rounds      = describe("cluster_repair_rounds_total", "How often all that is held was looked through, for what belongs elsewhere.")
-	hotCopies   = describe("cluster_hot_copies_bytes", "Bytes kept here of what other members own, because it is asked for often.")
+	hotCopies   = describe("cluster_hot_copies_bytes", "Bytes kept here of what other members own, because these have more to do than others.")
 	streams     = describe("cluster_gossip_tcp_only_total", "Times that another member was reached by TCP which UDP did not reach.")
 	unwell      = describe("cluster_gossip_health", "How this member follows the gossip: 0 is well; more: it is too slow, or cut off.")
 	clusterHub  = describe("cluster_upstream_questions_total", "Questions that went to registries, of a member of a cluster.")
