@@ -29,7 +29,8 @@ func (m *Members) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	m.SetState(Draining)
-	m.tell(ctx) // before the farewell, which would take its place
+	for !m.tell(ctx) { // before the farewell, which would take its place
+	}
 	m.mu.Lock()
 	m.left = true
 	m.mu.Unlock()
@@ -85,26 +86,33 @@ func (m *Members) announceAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-m.announce:
-			m.tell(ctx)
+			if !m.tell(ctx) {
+				poke(m.announce)
+			}
 		}
 	}
 }
 
 // tell gossips what this member says of itself, unless it has, and waits until it is out, for no more than half the time
-// that there is.
-func (m *Members) tell(ctx context.Context) {
+// that there is. It reports false where it is to be said once more: memberlist drops it when a refutation, that this member
+// is not dead, comes between the number that it takes for it and the lock.
+func (m *Members) tell(ctx context.Context) bool {
 	spoken, ok := m.turnToTell(ctx)
 	defer spoken()
 	m.mu.Lock()
-	says := encodeMeta(m.self)
+	says, left := encodeMeta(m.self), m.left
 	m.mu.Unlock()
-	if !ok || m.closed || bytes.Equal(says, m.said) {
-		return
+	if !ok || m.closed || left || bytes.Equal(says, m.said) {
+		return true
 	}
-	m.said = says // whenever it goes out: who leaves must not wait for the same twice
 	if err := m.list.UpdateNode(min(announceTime, halfOf(ctx))); err != nil {
 		m.o.Log.Debug("cluster: the gossip of a change goes out late", zap.Error(err))
 	}
+	if !bytes.Equal(says, m.list.LocalNode().Meta) { // which nothing else changes
+		return false
+	}
+	m.said = says // whenever it goes out: who leaves must not wait for the same twice
+	return true
 }
 
 // turnToTell waits until m.telling is this caller's, until spoken, and reports whether it came to that before ctx ended.
