@@ -206,11 +206,11 @@ func (b *books) add(s slot, size, promised int64, path string, readers int, k Ke
 	return e
 }
 
-// waits reports whether e still waits to be committed.
-func (b *books) waits(e *entry) bool {
+// waits reports whether e still waits to be committed, and whether it is passing.
+func (b *books) waits(e *entry) (waits, passes bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.away[e] != ""
+	return b.away[e] != "", e.keeping == Passing
 }
 
 // settle says that e now is in its own place, from which it may be evicted. False: it was removed meanwhile.

@@ -102,6 +102,9 @@ func (b *books) setKeeping(e *entry, k Keeping) bool {
 	}
 	b.policy.Forget(e)
 	b.copies -= e.copied()
+	if e.keeping == Passing && b.away[e] != "" {
+		b.wake() // it is to be committed after all
+	}
 	e.keeping = k
 	b.copies += e.copied()
 	switch {

@@ -112,10 +112,11 @@ func (d *disk) round() {
 	queue := d.queue
 	d.queue = nil
 	d.mu.Unlock()
-	d.commitAll(queue)
+	passing := d.commitAll(queue)
 	d.remove()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.queue = append(passing, d.queue...)
 	d.rounds.fire()
 }
 
@@ -126,10 +127,16 @@ func (d *disk) small() bool {
 	return slices.ContainsFunc(d.queue, func(l landing) bool { return l.entry.size < alone })
 }
 
-func (d *disk) commitAll(queue []landing) {
+// commitAll commits what still waits for it, and returns what is passing: to sync what goes with its last reader would be
+// for nothing, but somebody may want it kept until then.
+func (d *disk) commitAll(queue []landing) (passing []landing) {
 	together := sync.OnceValue(d.sync)
 	for _, l := range queue {
-		if !d.books.waits(l.entry) { // dropped while it waited, or landed a second time
+		switch waits, passes := d.books.waits(l.entry); {
+		case !waits: // dropped while it waited, or landed a second time
+			continue
+		case passes:
+			passing = append(passing, l)
 			continue
 		}
 		var err error
@@ -145,6 +152,7 @@ func (d *disk) commitAll(queue []landing) {
 			d.lost(l, err)
 		}
 	}
+	return passing
 }
 
 func (d *disk) syncFile(path string) error {

@@ -179,7 +179,7 @@ func (d *disk) settled(ctx context.Context, g Digest) (*held, error) {
 		if !ok {
 			return nil, ErrNotHeld
 		}
-		if !d.books.waits(h.entry) {
+		if waits, _ := d.books.waits(h.entry); !waits {
 			return h, nil
 		}
 		_ = h.Close()
