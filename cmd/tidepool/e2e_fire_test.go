@@ -2,11 +2,13 @@ package main_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"testing"
 	"time"
 
+	"github.com/tidepool-oci/tidepool/cache"
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
 
@@ -45,13 +47,30 @@ func lasting(d time.Duration) { <-time.After(d) }
 // besides does something, while clients pull, and says how many blobs were fetched meanwhile.
 func (f *fire) besides(most int, what string, do func()) {
 	f.t.Helper()
-	before := f.fetched()
+	before, seen := f.fetched(), len(f.o.Requests())
 	do()
 	n := f.fetched() - before
 	f.t.Logf("%s: %d blobs fetched, of at most %d", what, n, most)
 	if n > most {
-		f.t.Errorf("%s: %d blobs were fetched, of at most %d", what, n, most)
+		f.t.Errorf("%s: %d blobs were fetched, of at most %d: %s", what, n, most, f.again(seen))
 	}
+}
+
+// again are the requests for what was asked for more than once since the first n.
+func (f *fire) again(n int) (s string) {
+	times := map[cache.Digest]int{}
+	for _, count := range []bool{true, false} {
+		for _, r := range f.o.Requests()[n:] {
+			switch {
+			case r.Kind != origintest.Blob:
+			case count:
+				times[r.Digest]++
+			case times[r.Digest] > 1:
+				s += fmt.Sprintf("\n%s %s %q by %s", r.Time.Format("15:04:05.000000"), r.Digest, r.Range, r.Header.Get("Via"))
+			}
+		}
+	}
+	return s
 }
 
 // TestClusterUnderFire kills one of three members without warning, starts it again, has a fourth join and one leave in
@@ -70,15 +89,13 @@ func TestClusterUnderFire(t *testing.T) {
 	}
 	dead := c.members[2]
 	share := f.share(dead)
-	f.besides(share, "one is dead", func() {
+	f.besides(share, "one is dead, and comes back", func() { // the last ones are asked for while it does
 		dead.kill()
 		lasting(5 * time.Second)
-	})
-	f.besides(0, "it is back", func() {
 		dead.restart()
 		c.settle(3)
-		lasting(time.Second)
 	})
+	f.besides(0, "all are there", func() { f.all(c.members...) })
 	f.besides(0, "a fourth joins", func() {
 		f.at(c.start(hub.URL), 4, 5*time.Millisecond)
 		c.settle(4)
