@@ -162,6 +162,9 @@ func TestClusterThirdRestarts(t *testing.T) {
 	// Also what both of them own is fetched by one, though nobody knows yet.
 	most := f.share(c.members[4]) + f.share(c.members[5])
 	f.besides(most, "a third restarts", func() {
+		for _, p := range c.members[4:] { // else the second fetches for the first in its last moments
+			p.stopped(t)
+		}
 		for _, p := range c.members[4:] {
 			p.kill()
 		}
