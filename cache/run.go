@@ -41,6 +41,10 @@ const (
 	// readSize is what a flight reads from the network at a time, if so much is there: a tenth faster than a quarter of it,
 	// for half a MiB of memory for each download under way, of which there are at most some hundreds.
 	readSize = 512 << 10
+	// tlsRecord is the most that TLS gives at a time; whoever gives less has no more now. prompt is how long it takes where
+	// more is there already: to wait for the network takes longer.
+	tlsRecord = 16 << 10
+	prompt    = time.Millisecond
 )
 
 var (
@@ -266,7 +270,7 @@ func (f *flight) pour(r *run, b *baton) (got int64, over bool, err error) {
 	defer reads.Put(buf)
 	skip := r.pos - b.Off // where the source cannot skip
 	for {
-		n, err := b.Body.Read(buf[:readSize-r.pos%readSize])
+		n, err := fill(b.Body, buf[:readSize-r.pos%readSize], got > 0)
 		f.c.stats.fetched.Add(uint64(n))
 		past := min(skip, int64(n))
 		skip -= past
@@ -284,6 +288,21 @@ func (f *flight) pour(r *run, b *baton) (got int64, over bool, err error) {
 		case err != nil:
 			return got, true, err
 		}
+	}
+}
+
+// fill reads what comes next and, where many is true, as much after it as comes as fast as it is read, up to a piece: TLS
+// gives one record at a time, and to write each and wake its readers costs more than to decipher it. What comes slowly is
+// not held back; of what suddenly stands still, less than a piece is.
+func fill(body io.Reader, buf []byte, many bool) (n int, err error) {
+	for began := time.Now(); ; {
+		m, err := body.Read(buf[n:])
+		n += m
+		now := time.Now()
+		if err != nil || !many || m < tlsRecord || n >= pieceSize || n == len(buf) || now.Sub(began) > prompt {
+			return n, err
+		}
+		began = now
 	}
 }
 
