@@ -91,6 +91,11 @@ func TestDeadMembers(t *testing.T) {
 			if n, what := most(w.gets); n > 2 { // by the next one, and by it again if it was waiting itself when the other asked
 				t.Errorf("%s was fetched %d times", what, n)
 			}
+			for _, n := range c.nodes[:2] {
+				if left := n.router.Remotes.LeftAlone(); len(left) != 1 || left[dead.Name] == 0 {
+					t.Errorf("%s has left alone %v, want %s and nobody else", n.Name, left, dead.Name)
+				}
+			}
 		})
 	}
 }

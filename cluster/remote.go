@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -47,6 +48,7 @@ type Remotes struct {
 	mu     sync.Mutex
 	all    map[string]*remote // by name
 	kept   map[string]Member  // those that there were at the last Keep; nil: nobody has said
+	left   map[string]uint64  // how often each was left alone, by name
 	closed bool
 
 	soundings sync.WaitGroup
@@ -113,6 +115,10 @@ func (r *Remotes) Keep(members map[string]Member) {
 			delete(r.all, name)
 		}
 	}
+	maps.DeleteFunc(r.left, func(name string, _ uint64) bool {
+		m, ok := members[name]
+		return !ok || m.State == Joining
+	})
 }
 
 // drop ends and forgets the way to a member that is none any more, or is elsewhere, and reports whether it is: a question

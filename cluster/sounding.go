@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -19,6 +20,9 @@ type sounding struct {
 // silent notes that the member did not answer.
 func (x *remote) silent(ctx context.Context) {
 	rest, first := x.temper.failed()
+	if first {
+		x.of.leaves(x.member.Name)
+	}
 	s := &x.sounding
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -27,6 +31,23 @@ func (x *remote) silent(ctx context.Context) {
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	x.of.soundings.Go(func() { x.sound(ctx, rest) })
+}
+
+// LeftAlone is how often each member was left alone for a while because it did not answer, by name, since it came. All that
+// it owns may have been fetched once more each time.
+func (r *Remotes) LeftAlone() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.left)
+}
+
+func (r *Remotes) leaves(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == nil {
+		r.left = map[string]uint64{}
+	}
+	r.left[name]++
 }
 
 // sound leaves the member alone for a while, and has it be asked again when it says how it does.

@@ -62,6 +62,7 @@ type memberStatus struct {
 	Busy    *int64  `json:"busy,omitempty"`         // answers to other members under way; nothing: it does not say
 	Disk    int64   `json:"disk_bytes,omitempty"`   // held
 	Budget  int64   `json:"budget_bytes,omitempty"` // of the disk
+	Silent  uint64  `json:"silent,omitempty"`       // how often this one left it alone for a while, as it did not answer, since it came
 }
 
 // doing is how this member does.
@@ -86,12 +87,13 @@ func (c *clustering) status(ctx context.Context) *clusterStatus {
 	if err := c.members.Trouble(); err != nil {
 		s.Trouble = err.Error()
 	}
-	shares, doing := v.Ring.Shares(), c.router.Remotes.Doing(ctx, v)
+	shares, doing, left := v.Ring.Shares(), c.router.Remotes.Doing(ctx, v), c.router.Remotes.LeftAlone()
 	doing[v.Self] = c.doing()
 	for _, name := range slices.Sorted(maps.Keys(v.Members)) {
 		m := v.Members[name]
 		one := memberStatus{
 			Name: m.Name, Addr: m.Addr, State: m.State.String(), Zone: m.Zone, Weight: m.Weight, Share: shares[name], Version: m.Version,
+			Silent: left[name],
 		}
 		if d, ok := doing[name]; ok {
 			one.Busy, one.Disk, one.Budget = &d.Busy, d.Disk, d.Budget
