@@ -55,7 +55,7 @@ const (
 // EventStats count what was said.
 type EventStats struct {
 	Sent     uint64 // by this member
-	Received uint64 // news from others
+	Received uint64 // news from others, and done
 	Dropped  uint64 // too many at a time
 	Refused  uint64 // nothing that a member says
 }
@@ -182,11 +182,11 @@ func (s *events) hear(ctx context.Context, raw []byte, met bool) {
 	s.mu.Lock()
 	s.journal(e.Kind).add(word{e, raw}, now)
 	s.mu.Unlock()
-	s.count.received.Add(1)
 	s.pass(raw)
 	if e.From != s.self && s.heard != nil && e.Kind <= Limited {
 		s.heard(ctx, e)
 	}
+	s.count.received.Add(1) // when what it asks for is done
 }
 
 func (s *events) isNews(e Event, now time.Time) bool {
