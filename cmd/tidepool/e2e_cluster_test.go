@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,35 @@ func ready(p *tidepool) (n int) {
 	return n
 }
 
+// leftAlone is how often some members, all of which are well and reach each other, have left one another alone, for one did
+// not answer in the quarter of a second or more that it is given: on a busy machine a process may stand still for as long.
+// What that one owns may be fetched once more then, which is all that the program promises.
+func leftAlone(t *testing.T, members ...*tidepool) (n int) {
+	t.Helper()
+	type doc struct {
+		Cluster struct {
+			Self    string
+			Members []struct {
+				Name   string
+				Silent int
+			}
+		}
+	}
+	docs, well := make([]doc, len(members)), map[string]bool{}
+	for i, p := range members {
+		docs[i] = state[doc](t, p, "/api/v1/status")
+		well[docs[i].Cluster.Self] = true
+	}
+	for _, d := range docs {
+		for _, m := range d.Cluster.Members {
+			if well[m.Name] {
+				n += m.Silent
+			}
+		}
+	}
+	return n
+}
+
 // TestCluster has a herd pull through every one of three members, from a real registry, with real clients: each byte
 // crosses the uplink once. Then a member joins, which costs nothing, and the registry goes, which nobody notices.
 func TestCluster(t *testing.T) {
@@ -115,6 +145,7 @@ func TestCluster(t *testing.T) {
 		all.Wait()
 	}
 	pull()
+	left := leftAlone(t, c.members...)
 	times := map[string]int{}
 	for _, r := range hub.reached() {
 		if r.status == http.StatusOK && (r.blob() || r.manifest()) {
@@ -122,8 +153,8 @@ func TestCluster(t *testing.T) {
 		}
 	}
 	for path, n := range times {
-		if n > 1 {
-			t.Errorf("%s was fetched %d times", path, n)
+		if n > 1+left {
+			t.Errorf("%s was fetched %d times; left alone: %d", path, n, left)
 		}
 	}
 	if len(times) != 6*5 {
@@ -132,10 +163,9 @@ func TestCluster(t *testing.T) {
 	c.start("http://" + hub.addr)
 	c.settle(4)
 	pull()
-	for _, r := range hub.reached() {
-		if r.blob() {
-			t.Errorf("after a member has joined: %s", r)
-		}
+	again := slices.DeleteFunc(hub.reached(), func(r request) bool { return !r.blob() })
+	if left = leftAlone(t, c.members...) - left; len(again) > left*len(times) {
+		t.Errorf("after a member has joined: %v; left alone: %d", again, left)
 	}
 	hub.stop(t)
 	pull()

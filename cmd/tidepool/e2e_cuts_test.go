@@ -37,8 +37,10 @@ func TestClusterInNetworks(t *testing.T) {
 // breath is the pause of a client: the cases share the machine.
 const breath = 50 * time.Millisecond
 
-// within is how soon halves must have met again.
-const within = 10 * time.Second
+// within is how soon halves must have met again. Who is missing is tried every three seconds, for up to five, and then all
+// hear of it: ten seconds at most. The other ten are a busy machine's, which is held to less in virtual time
+// (cluster.TestAPartitionHeals).
+const within = 20 * time.Second
 
 // partition: two members and three, that do not see each other.
 func partition(t *testing.T) {
@@ -47,6 +49,9 @@ func partition(t *testing.T) {
 	l.gather(5, nil)
 	f, during := ignite(t, o, "library/before", 6), ignite(t, o, "library/in-between", 6)
 	unseen := ignite(t, o, "library/not-seen-yet", 24)
+	for _, one := range []*fire{f, during, unseen} {
+		one.well(l.members[:2], l.members[2:])
+	}
 	for _, p := range l.members {
 		f.at(p, 1, breath)
 	}
@@ -71,6 +76,7 @@ func oneWay(t *testing.T) {
 	l := newLAN(t, o)
 	l.gather(3, nil)
 	f := ignite(t, o, "library/one-way", 12)
+	f.well([]*tidepool{l.members[0], l.members[2]}, l.members[1:])
 	l.stations[1].deaf(t, l.stations[0])
 	var before []float64
 	for _, p := range l.members {
@@ -93,6 +99,7 @@ func noUDP(t *testing.T) {
 	l := newLAN(t, o)
 	l.gather(3, func(s *station) { s.rule(t, "-A", "INPUT", "-p", "udp", "-j", "DROP") })
 	f := ignite(t, o, "library/no-udp", 12)
+	f.well(l.members)
 	f.all(l.members...)
 	f.out(36, 1, 10*time.Second)
 	const sentence = "reached by TCP but not by UDP"
@@ -104,9 +111,7 @@ func noUDP(t *testing.T) {
 		if n := sample(t, p, "tidepool_cluster_gossip_tcp_only_total"); n == 0 {
 			t.Error("it is not counted")
 		}
-		if !strings.Contains(read(t, p.log), "UDP probes failed") {
-			t.Error("it is not logged")
-		}
+		p.await(t, "it is logged", func() bool { return strings.Contains(read(t, p.log), "UDP probes failed") })
 	}
 }
 
@@ -119,6 +124,7 @@ func loss(t *testing.T) {
 		s.rule(t, "-A", "INPUT", "-m", "statistic", "--mode", "random", "--probability", "0.1", "-j", "DROP")
 	}
 	f := ignite(t, o, "library/loss", 12)
+	f.well(l.members) // and at times too late for each other: what is lost comes a fifth of a second later, or two fifths
 	for _, p := range l.members {
 		f.at(p, 1, breath)
 	}
@@ -136,13 +142,15 @@ func slowOwner(t *testing.T) {
 	l.slow(l.stations[0], l.stations[2], 400*time.Millisecond)
 	l.slow(l.stations[1], l.stations[2], 400*time.Millisecond)
 	cold := ignite(t, o, "library/slow-and-cold", 12)
+	f.well(l.members[:2])
+	cold.well(l.members[:2])
 	for _, p := range l.members[:2] {
 		f.at(p, 2, breath)
 		cold.at(p, 2, breath)
 	}
 	<-time.After(10 * time.Second)
-	f.out(100, 2, 5*time.Second)
-	cold.out(50, 2, 5*time.Second)
+	f.out(100, 2, 10*time.Second)
+	cold.out(50, 2, 10*time.Second)
 }
 
 // cutOff: one is cut off from the others for 20 seconds while a fourth joins, and comes back.
@@ -155,6 +163,7 @@ func cutOff(t *testing.T) {
 	for _, p := range l.members {
 		f.at(p, 2, breath)
 	}
+	f.well(l.members[:2])
 	l.cut(l.stations[2:], l.stations[:2])
 	cut := time.Now()
 	fourth := l.station()
@@ -169,10 +178,7 @@ func cutOff(t *testing.T) {
 	if took := l.sees(4, l.members...); took > within {
 		t.Errorf("healed after %v", took)
 	}
-	fetched := f.fetched()
-	f.all(l.members...)
-	if n := f.fetched() - fetched; n > 0 {
-		t.Errorf("%d blobs were fetched again after all had met", n)
-	}
+	f.well(l.members)
+	f.besides(0, "all have met again", func() { f.all(l.members...) })
 	f.out(200, 3, 10*time.Second) // and by the one that is cut off, and for the others
 }
