@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,10 +17,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	whole "github.com/tidepool-oci/tidepool/cmd/tidepool"
 )
 
 // patience is how long anything may take that takes well under a second on an idle machine. It is only ever waited
@@ -197,31 +197,12 @@ func try(env []string, name string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// ports are given out one after the other, once each, from a place that no two runs share.
-var ports = func() *atomic.Uint32 {
-	var n atomic.Uint32
-	n.Store(rand.Uint32N(1 << 16))
-	return &n
-}()
-
-// address is one of loopback that nobody listens at. It is below those that outgoing connections are from (32768 and up:
-// ip(7)), one of which could be there by the time that it is listened at.
+// address is one of loopback that nobody else listens at.
 func address(t *testing.T) string {
 	t.Helper()
-	const lowest, highest = 10_000, 32_000
-	for range 100 {
-		at := fmt.Sprintf("127.0.0.1:%d", lowest+ports.Add(1)%(highest-lowest))
-		l, err := net.Listen("tcp", at)
-		if err != nil {
-			continue
-		}
-		packets, err := net.ListenPacket("udp", at) // members gossip by both
-		if e := l.Close(); err == nil && e == nil && packets.Close() == nil {
-			return at
-		}
-	}
-	t.Fatal("no port is free on 127.0.0.1")
-	return ""
+	at, err := whole.FreeAddress()
+	must(t, err)
+	return at
 }
 
 // answers reports whether a GET of url gives 200, or 401, with which a registry asks for a login.

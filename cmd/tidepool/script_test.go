@@ -54,10 +54,11 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 // port NAME… sets each variable to a port that is free.
 func port(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		at, err := freeAddress()
 		ts.Check(err)
-		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-		ts.Check(l.Close())
+		_, n, err := net.SplitHostPort(at)
+		ts.Check(err)
+		ts.Setenv(name, n)
 	}
 }
 
