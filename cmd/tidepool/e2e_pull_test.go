@@ -75,7 +75,7 @@ func (s *scene) catalogue(t *testing.T, name string, seed uint64) []*image {
 // logs tell what reached them. What one client pulled is there for the next.
 func TestRealClients(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
+	s := newScene(t, "tags: [{match: '**', fresh: 1h}]\n") // longer than all clients take, or a warm pull would ask about the tag
 	k := &kitchen{t: t, repo: "library/shared", seed: 1}
 	big := k.oci(own(), types.OCILayer, 1, 256<<20)
 	shared := append(s.catalogue(t, "shared", 1), k.tag("docker.io", "big", big, big))

@@ -31,7 +31,8 @@ func TestDrain(t *testing.T) {
 	held := o.PutBlob("test/drain", origintest.Synthetic(1, size))
 	arriving := o.PutBlob("test/drain", origintest.Synthetic(2, size))
 	stalled := o.When(origintest.GET, origintest.Of(arriving.Digest())).StallAt(size / 2)
-	pool := serve(t, "--upstream", "docker.io="+origintest.Serve(t, o).URL, "--shutdown-delay", delay.String())
+	pool := serve(t, "--upstream", "docker.io="+origintest.Serve(t, o).URL, "--shutdown-delay", delay.String(),
+		"--drain", patience.String()) // a busy machine needs long for 1.6 GiB
 	url := func(c *origintest.Content) string {
 		return "http://" + pool.addr + "/v2/test/drain/blobs/" + c.Digest().String()
 	}
