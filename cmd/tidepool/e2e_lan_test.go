@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -409,6 +410,16 @@ func (f *fire) fetched() (n int) {
 func (p *process) stopped(t *testing.T) (goOn func()) {
 	t.Helper()
 	must(t, p.Process.Signal(syscall.SIGSTOP))
+	// On a busy machine it is a while until the first thread sees the signal, and until then the others run on: one may still
+	// answer that it is at work, for which a member is given ten seconds more.
+	eventually(t, p.name+" stands still", func() bool {
+		for _, thread := range glob(t, fmt.Sprintf("/proc/%d/task/*/status", p.Process.Pid)) {
+			if b, err := os.ReadFile(thread); err == nil && !strings.Contains(string(b), "State:\tT") { // else it has ended
+				return false
+			}
+		}
+		return true
+	})
 	return sync.OnceFunc(func() { _ = p.Process.Signal(syscall.SIGCONT) })
 }
 
