@@ -42,6 +42,10 @@ const breath = 50 * time.Millisecond
 // (cluster.TestAPartitionHeals).
 const within = 20 * time.Second
 
+// givenUp is how long a request may take where members are cut off from each other: one that was at work for another is given
+// up ten seconds after its last sign, the next after three. Who waits for longer waits for what takes twenty.
+const givenUp = 15 * time.Second
+
 // partition: two members and three, that do not see each other.
 func partition(t *testing.T) {
 	o := origintest.New()
@@ -65,9 +69,9 @@ func partition(t *testing.T) {
 		t.Errorf("healed after %v", took)
 	}
 	during.all(l.members...)
-	during.out(60, 2, 10*time.Second) // once on either side
-	unseen.out(120, 3, 10*time.Second)
-	f.out(100, 3, 10*time.Second) // once more while the cut comes about, from one member to the next
+	during.out(60, 2, givenUp) // once on either side
+	unseen.out(120, 3, givenUp)
+	f.out(100, 3, givenUp) // once more while the cut comes about, from one member to the next
 }
 
 // oneWay: what one member sends does not reach another, which is heard.
@@ -90,7 +94,7 @@ func oneWay(t *testing.T) {
 		}
 	}
 	l.sees(3, l.members...)
-	f.out(100, 2, 10*time.Second)
+	f.out(100, 2, givenUp)
 }
 
 // noUDP: members find each other by TCP, and say what is amiss.
@@ -180,5 +184,5 @@ func cutOff(t *testing.T) {
 	}
 	f.well(l.members)
 	f.besides(0, "all have met again", func() { f.all(l.members...) })
-	f.out(200, 3, 10*time.Second) // and by the one that is cut off, and for the others
+	f.out(200, 3, givenUp) // and by the one that is cut off, and for the others
 }
