@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,7 +47,17 @@ func inNetwork(t *testing.T, programs ...string) bool {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.parallel=8", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), insideVar+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.CombinedOutput()
+	var out []byte
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		// Its death signal counts the parent's thread, not its process: on any other, a thread that ends with what another
+		// test has locked to it meanwhile takes it along.
+		runtime.LockOSThread()
+		out, err = cmd.CombinedOutput()
+	}()
+	<-ended
 	switch {
 	case errors.Is(err, syscall.EPERM):
 		lacks(t, "root may not make a network of its own here: %v", err)
