@@ -346,11 +346,11 @@ func (f *flight) land() {
 	f.mu.Lock()
 	keeping := f.c.keeping(f.who.ref.At(f.key.digest), f.keep)
 	f.entry = f.part.land(f.size, len(f.riders), keeping)
+	f.c.stats.landed.Add(1) // before any reader knows
 	f.fire()
 	f.mu.Unlock()
 	delete(f.c.flights, f.key)
 	f.c.mu.Unlock()
-	f.c.stats.landed.Add(1)
 	f.c.announce(f.who.ref.At(f.key.digest), Desc{Digest: f.key.digest, Size: f.size}, keeping)
 }
 
