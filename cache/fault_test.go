@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -242,6 +243,11 @@ func TestFaultOnce(t *testing.T) {
 	})
 }
 
+// promised are what may come of it when all fails for a while: there is no start without a directory, who was shown bytes
+// that then can neither be hashed nor read again is cut off, for nobody could prove the whole, and where a start cannot
+// read what is pinned nothing is evicted until the next one.
+var promised = []string{"data directory", "could not be proven", "what is pinned could not be read"}
+
 // TestFaultForAWhile lets everything fail from the nth operation on until, after a while, all is well again.
 func TestFaultForAWhile(t *testing.T) {
 	each(t, func(t *testing.T, name string, fault error, n int) {
@@ -252,9 +258,8 @@ func TestFaultForAWhile(t *testing.T) {
 			}
 			return fault
 		})
-		// Who was shown bytes that then can neither be hashed nor read again is cut off: nobody could prove the whole.
 		err := r.work()
-		if err != nil && !strings.Contains(err.Error(), "data directory") && !strings.Contains(err.Error(), "could not be proven") {
+		if err != nil && !slices.ContainsFunc(promised, func(s string) bool { return strings.Contains(err.Error(), s) }) {
 			t.Errorf("%s from %v on: %v", name, r.fs.at(n), err)
 		}
 		if err := r.verify(); err != nil {
