@@ -35,7 +35,7 @@ func start(t *testing.T, o *origintest.Origin, change ...func(*cache.Options)) *
 	hubs, err := upstream.New([]upstream.Config{
 		{Name: "docker.io", Endpoints: []string{p.hub.URL}},
 		{Name: "hub.test", Endpoints: []string{p.hub.URL}},
-		{Name: "dead.test", Endpoints: []string{"http://" + origintest.Dead(t)}},
+		{Name: "dead.test", Endpoints: []string{origintest.Dead(t)}},
 	}, upstream.Options{ID: "pool"})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // TB is the part of testing.TB that is needed here.
@@ -94,15 +96,24 @@ func ServeIn(t TB, n *Net, addr string, o *Origin) *Server {
 	return s
 }
 
-// Dead returns the address of a host that refuses every connection.
+// Dead returns the URL of a host that refuses every connection until the test is over: nobody listens on its port, and
+// nobody else can, be it another test that asks for any free one, because a socket holds it.
 func Dead(t TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatalf("make a socket: %v", err)
+	}
+	unix.CloseOnExec(fd)
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatalf("find a free port: %v", err)
+	}
+	addr, err := unix.Getsockname(fd)
 	if err != nil {
 		t.Fatalf("find a free port: %v", err)
 	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	return fmt.Sprintf("http://127.0.0.1:%d", addr.(*unix.SockaddrInet4).Port)
 }
 
 // Server returns an http.Server of this origin that knows its connections: they are counted and can be paced.

@@ -389,7 +389,7 @@ func TestLongerThanAnnounced(t *testing.T) {
 }
 
 func TestHeldOnlyAsksNobody(t *testing.T) {
-	h := hubs(t, upstream.Options{}, upstream.Config{Endpoints: []string{"http://" + origintest.Dead(t)}})
+	h := hubs(t, upstream.Options{}, upstream.Config{Endpoints: []string{origintest.Dead(t)}})
 	for name, err := range map[string]error{
 		"resolve": second(h.Resolve(t.Context(), tagRef("x"), cache.Want{HeldOnly: true})),
 		"open":    second(h.Open(t.Context(), tagRef("x"), cache.Want{HeldOnly: true})),
