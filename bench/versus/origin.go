@@ -198,10 +198,11 @@ func (p *pacer) ReadFrom(r io.Reader) (sent int64, err error) {
 			p.wait(began.Add(time.Duration(sent * int64(time.Second) / p.blob.pace)))
 		}
 		var n int64
+		p.blob.sent.Add(step) // before: nobody is to have bytes that are not counted yet
 		n, err = io.CopyN(p.ResponseWriter, body.R, step)
+		p.blob.sent.Add(n - step)
 		body.N -= n
 		sent += n
-		p.blob.sent.Add(n)
 	}
 	return sent, err
 }

@@ -141,9 +141,10 @@ func (v *server) end() {
 	}
 }
 
-// freeAddr is a loopback address that nobody listens on now.
+// freeAddr is an address that nobody listens on now. It is not of 127.0.0.1, from which everybody on this machine calls:
+// by the time that its server listens, a call might have the port.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.8:0")
 	if err != nil {
 		return "", err
 	}
