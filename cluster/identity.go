@@ -36,6 +36,7 @@ type Identity struct {
 	leaf  *tls.Certificate
 	since time.Time
 	given *tls.Certificate // instead, from files; nil: it makes its own
+	text  [3][]byte        // of these files
 }
 
 // Identify makes the identity of the member called name. The first secret issues, all are believed. Without a secret

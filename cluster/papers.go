@@ -108,8 +108,15 @@ func (i *Identity) take(p Papers, all papers) error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.cas, i.pool, i.given = all.cas, pool, all.leaf
+	i.cas, i.pool, i.given, i.text = all.cas, pool, all.leaf, all.text
 	return nil
+}
+
+// has reports whether it was made from these.
+func (i *Identity) has(all papers) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.EqualFunc(i.text[:], all.text[:], bytes.Equal)
 }
 
 // FollowPapers reads the files anew until ctx ends, and takes what has changed. What cannot be read, or others would
@@ -117,7 +124,6 @@ func (i *Identity) take(p Papers, all papers) error {
 func (i *Identity) FollowPapers(ctx context.Context, p Papers, complain func(error)) {
 	tick := time.NewTicker(reread)
 	defer tick.Stop()
-	last, _ := p.read()
 	for said := ""; ; {
 		select {
 		case <-ctx.Done():
@@ -125,10 +131,8 @@ func (i *Identity) FollowPapers(ctx context.Context, p Papers, complain func(err
 		case <-tick.C:
 		}
 		now, err := p.read()
-		if err == nil && !slices.EqualFunc(last.text[:], now.text[:], bytes.Equal) {
-			if err = i.take(p, now); err == nil {
-				last = now
-			}
+		if err == nil && !i.has(now) {
+			err = i.take(p, now)
 		}
 		if err == nil {
 			said = ""

@@ -140,3 +140,19 @@ func TestPapersAnew(t *testing.T) {
 		}
 	})
 }
+
+// TestPapersAnewAtOnce: so are those that are replaced before anybody looks for new ones.
+func TestPapersAnewAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		p := newOffice(t).papers(dir, forBoth, "a")
+		id := given(t, "a", p)
+		before := id.Client("b").RootCAs
+		newOffice(t).papers(dir, forBoth, "a")
+		go id.FollowPapers(t.Context(), p, func(err error) { t.Error(err) })
+		time.Sleep(time.Minute)
+		if id.Client("b").RootCAs.Equal(before) {
+			t.Error("the new ones are not taken")
+		}
+	})
+}
