@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/tidepool-oci/tidepool/proxy/origintest"
 )
@@ -76,40 +77,45 @@ func pulls(ctx context.Context, o options, r *report) error {
 		sizes, images = []int{1, 5}, 8
 	}
 	for _, n := range sizes {
-		if err := pullBy(ctx, o, r, n, images); err != nil {
+		if _, err := pullBy(ctx, o, r, n, images); err != nil {
 			return fmt.Errorf("%d members: %w", n, err)
 		}
 	}
 	return nil
 }
 
-func pullBy(ctx context.Context, o options, r *report, n, images int) error {
+// pullBy has a cluster asked for everything, and returns how many questions its members left unanswered for so long that
+// whoever asked went another way.
+func pullBy(ctx context.Context, o options, r *report, n, images int) (silent float64, err error) {
 	p, err := gather(ctx, o, n)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer p.stop()
 	all := corpus(p.origin, images)
 	for i := range 2 {
 		if err := p.pullAll(ctx, all, uint64(i)); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	c := count(p.origin, all)
 	r.add(atMost(figure{What: "bytes of blobs fetched / distinct", Members: n, Value: c.blobs, Digits: 2, Note: fmt.Sprintf("at most %d times", c.mostBlob)}, 1))
 	r.add(atMost(figure{What: "counted GETs / distinct manifests", Members: n, Value: c.manifests, Digits: 2, Note: fmt.Sprintf("at most %d; and %.2f HEADs", c.mostManifest, c.heads)}, 1))
-	held, hot, err := p.held()
-	if err != nil {
-		return err
-	}
-	var distinct int64
+	var distinct float64
 	for _, size := range c.sizes {
-		distinct += size
+		distinct += float64(size)
 	}
-	r.add(atMost(figure{What: "bytes held / distinct", Members: n, Value: held / float64(distinct), Digits: 2,
-		Note: fmt.Sprintf("and %.2f of hot copies, which go first", hot/float64(distinct))}, 1.05))
-	return nil
+	h, err := p.heldAtMost(ctx, mostHeld*distinct)
+	if err != nil {
+		return 0, err
+	}
+	r.add(atMost(figure{What: "bytes held / distinct", Members: n, Value: h.kept / distinct, Digits: 2,
+		Note: fmt.Sprintf("and %.2f of hot copies, which go first", h.hot/distinct)}, mostHeld))
+	return h.silent, nil
 }
+
+// mostHeld is how many times what there is the members may hold together: manifests are kept by more than one.
+const mostHeld = 1.05
 
 // counted is what a registry was asked for, in times of what there is.
 type counted struct {
@@ -139,15 +145,39 @@ func count(o *origintest.Origin, images []named) (c counted) {
 	return c
 }
 
-// held is what all members have on disk, in bytes, and hot copies of what others own.
-func (p *pool) held() (kept, hot float64, err error) {
+// held is what all members have on disk, in bytes, hot copies of what others own, and how many questions of theirs nobody
+// answered.
+type held struct{ kept, hot, silent float64 }
+
+func (p *pool) held() (h held, err error) {
 	for _, m := range p.members {
 		all, err := p.metrics(m)
 		if err != nil {
-			return 0, 0, err
+			return h, err
 		}
 		copies := all["tidepool_cluster_hot_copies_bytes"]
-		kept, hot = kept+all["tidepool_disk_bytes"]-copies, hot+copies
+		h.kept, h.hot = h.kept+all["tidepool_disk_bytes"]-copies, h.hot+copies
+		h.silent += all[`tidepool_cluster_questions_total{outcome="silent"}`]
 	}
-	return kept, hot, nil
+	return h, nil
+}
+
+// heldAtMost is held once it is no more than so much, or after a few seconds: what only passes through a member goes with
+// its last reader, who may have all of it before the member has noticed.
+func (p *pool) heldAtMost(ctx context.Context, most float64) (held, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		h, err := p.held()
+		if err != nil || h.kept <= most {
+			return h, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return h, nil
+		}
+	}
 }
