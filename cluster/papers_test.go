@@ -130,6 +130,7 @@ func TestPapersAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait() // it reads at this very moment, too
 		if complaints.Load() != 1 || !id.Client("b").RootCAs.Equal(before) {
 			t.Errorf("%d complaints", complaints.Load())
 		}
@@ -151,6 +152,7 @@ func TestPapersAnewAtOnce(t *testing.T) {
 		newOffice(t).papers(dir, forBoth, "a")
 		go id.FollowPapers(t.Context(), p, func(err error) { t.Error(err) })
 		time.Sleep(time.Minute)
+		synctest.Wait() // it reads at this very moment, too, and the files go with the test
 		if id.Client("b").RootCAs.Equal(before) {
 			t.Error("the new ones are not taken")
 		}
