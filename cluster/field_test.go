@@ -76,7 +76,7 @@ func (f *field) joinAll(n int, change ...func(*cluster.Options)) {
 	for i := range n {
 		f.join(fmt.Sprint("m", i+1), i+1, change...).SetState(cluster.Ready)
 	}
-	f.until("all agree", 10*time.Second, f.agree)
+	f.until("all agree", exchanged, f.agree)
 }
 
 // until waits for a condition and says how long it took, in virtual time.
@@ -92,6 +92,44 @@ func (f *field) until(what string, within time.Duration, ok func() bool) time.Du
 	took := time.Since(start)
 	f.t.Logf("%s: after %v", what, took)
 	return took
+}
+
+// spreads waits until gossip has told all of something: within so long all but a few, and those who missed it when states
+// are exchanged. Among fewer than ten each who hears it sends it four times, three of these at once, so that of five one
+// misses it in some two hundred times; among forty, where more often, somebody misses it more often.
+func (f *field) spreads(what string, within time.Duration, known func(*cluster.View) bool) {
+	f.t.Helper()
+	ignorant := func() (n int) {
+		for _, m := range f.all {
+			if !known(m.View()) {
+				n++
+			}
+		}
+		return n
+	}
+	f.until("nearly "+what, within, func() bool { return ignorant() <= 1+len(f.all)/20 })
+	late := exchanged
+	if len(f.all) > 32 {
+		late *= 2 // memberlist exchanges states half as often from there on
+	}
+	f.until(what, late, func() bool { return ignorant() == 0 })
+}
+
+// leaves waits until all know that a member has left.
+func (f *field) leaves(name string) {
+	f.t.Helper()
+	f.spreads("all know that it left", 2*time.Second, func(v *cluster.View) bool {
+		_, there := v.Members[name]
+		return !there
+	})
+}
+
+// drains waits until all know that a member drains.
+func (f *field) drains(name string) {
+	f.t.Helper()
+	f.spreads("all know that it drains", 3*time.Second, func(v *cluster.View) bool {
+		return v.Members[name].State == cluster.Draining && len(v.Ring.Owners(1, 9)) == len(f.all)-1
+	})
 }
 
 // agree says whether all know all, and have one ring.

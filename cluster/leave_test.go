@@ -36,7 +36,7 @@ func TestLeavingWithMuchToSay(t *testing.T) {
 			t.Errorf("%v, after %v", err, took)
 		}
 		f.kill("fresh")
-		f.until("all know that it left", 2*time.Second, f.agree)
+		f.leaves("fresh")
 	})
 }
 
@@ -48,7 +48,7 @@ func TestLeavingInAHurry(t *testing.T) {
 			inField(t, func(t *testing.T, f *field) {
 				f.joinAll(5)
 				f.all["m3"].SetState(cluster.Draining)
-				f.until("all know that it drains", 10*time.Second, f.agree)
+				f.drains("m3")
 				time.Sleep(time.Second)
 				if alone {
 					f.net.Cut(addrs(3), addrs(1, 2, 4, 5), false)
@@ -62,7 +62,7 @@ func TestLeavingInAHurry(t *testing.T) {
 				}
 				f.kill("m3")
 				if !alone {
-					f.until("all know that it left", 2*time.Second, f.agree)
+					f.leaves("m3")
 				}
 			})
 		})
@@ -109,7 +109,7 @@ func TestLeavingWhileItSpeaks(t *testing.T) {
 			t.Errorf("%v, after %v", err, took)
 		}
 		f.kill("fresh")
-		f.until("all know that it left", 2*time.Second, f.agree)
+		f.leaves("fresh")
 	})
 }
 
